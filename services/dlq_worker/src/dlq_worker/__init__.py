@@ -1,0 +1,1 @@
+"""The dead-letter worker: retries on schedule, then archives."""

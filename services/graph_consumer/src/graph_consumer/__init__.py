@@ -1,0 +1,1 @@
+"""The graph leg: banking events into JanusGraph."""

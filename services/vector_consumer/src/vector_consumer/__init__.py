@@ -1,0 +1,1 @@
+"""The vector leg: banking events into OpenSearch."""
