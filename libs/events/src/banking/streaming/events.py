@@ -15,7 +15,7 @@ import uuid
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -224,8 +224,8 @@ def create_event(
     Raises:
         InvalidEventError: A value breaks the contract; it names the field.
     """
-    entity_type = _member(EntityType, "entity_type", entity_type)
-    event_type = _member(EventType, "event_type", event_type)
+    entity_kind = _member(EntityType, "entity_type", entity_type)
+    event_kind = _member(EventType, "event_type", event_type)
     if timestamp is None:
         now = _clock()
         moment = from_microseconds(now)
@@ -236,12 +236,12 @@ def create_event(
         moment = timestamp.astimezone(UTC)
         version = to_microseconds(moment) if version is None else version
     state = dict(payload or {})
-    if text_for_embedding is None and event_type is not EventType.DELETE:
-        text_for_embedding = compose_text(entity_type, state)
+    if text_for_embedding is None and event_kind is not EventType.DELETE:
+        text_for_embedding = compose_text(entity_kind, state)
     event = EntityEvent(
         entity_id=entity_id,
-        entity_type=entity_type,
-        event_type=event_type,
+        entity_type=entity_kind,
+        event_type=event_kind,
         payload=state,
         text_for_embedding=text_for_embedding,
         version=version,
@@ -347,7 +347,10 @@ def content_hash(event: EntityEvent) -> str:
     return hashlib.blake2b(_canonical_encoder.encode(content), digest_size=16).hexdigest()
 
 
-def _member(enum: type[Any], field: str, value: object) -> Any:
+_Member = TypeVar("_Member", bound=StrEnum)
+
+
+def _member(enum: type[_Member], field: str, value: str) -> _Member:
     try:
         return enum(value)
     except ValueError:
@@ -359,7 +362,8 @@ def _check_fields(event: EntityEvent) -> None:
     """Check the fields that all events have: constraints of the types above are enforced by decoding only."""
     if not isinstance(event.entity_id, str) or _ID.fullmatch(event.entity_id) is None:
         raise InvalidEventError(
-            "entity_id", f"expected 1 to 256 printable ASCII characters without white space, got {event.entity_id!r:.80}"
+            "entity_id",
+            f"expected 1 to 256 printable ASCII characters without white space, got {event.entity_id!r:.80}",
         )
     version = event.version
     if not isinstance(version, int) or isinstance(version, bool) or not 0 <= version <= MAX_VERSION:

@@ -1,0 +1,436 @@
+"""Pulsar for asyncio: publishing and receiving that cross between the client's threads and the loop once a batch.
+
+Receipts of published messages, received messages and acknowledgements each cost a thread hop, and a hop a message is
+what makes `pulsar.asyncio` slow; here one hop carries all that has gathered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pulsar
+
+from banking.streaming.topics import full_name, ordering_key, short_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from datetime import timedelta
+
+    Receipt = Callable[["PublishError | None"], None]
+
+_CLIENT_LOGGER = logging.getLogger("pulsar")
+
+
+class BrokerError(Exception):
+    """Base of the errors that have to do with the broker."""
+
+
+class BrokerUnavailableError(BrokerError):
+    """The broker could not be reached, or has no such topic yet: try again later."""
+
+
+class PublishError(BrokerError):
+    """A message that the broker did not confirm; it may or may not be stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerOptions:
+    """How to reach the broker.
+
+    Attributes:
+        url: Such as `pulsar://localhost:6650` or `pulsar+ssl://…`.
+        token: A token where authentication is on.
+        tls_trust_certs_file: CA certificates for `pulsar+ssl`.
+        operation_timeout_seconds: The limit of connecting, subscribing and making a producer.
+        send_timeout_seconds: How long a message may wait for its receipt, reconnections included.
+    """
+
+    url: str = "pulsar://localhost:6650"
+    token: str | None = None
+    tls_trust_certs_file: str | None = None
+    operation_timeout_seconds: int = 30
+    send_timeout_seconds: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message to publish.
+
+    Attributes:
+        topic: The topic's short name.
+        data: The content.
+        key: The partition key, the entity id as a rule.
+        properties: Application properties.
+        deliver_after: A delay before consumers of Shared and Key_Shared subscriptions get it.
+    """
+
+    topic: str
+    data: bytes
+    key: str | None = None
+    properties: Mapping[str, str] | None = None
+    deliver_after: timedelta | None = None
+
+
+class Delivery:
+    """A received message, to be acknowledged through the subscription that received it."""
+
+    __slots__ = ("_properties", "data", "message")
+
+    def __init__(self, message: Any) -> None:
+        self.message = message
+        self.data: bytes = message.data()
+        self._properties: dict[str, str] | None = None
+
+    @property
+    def topic(self) -> str:
+        """The short name of the topic it came from."""
+        return short_name(self.message.topic_name())
+
+    @property
+    def key(self) -> str | None:
+        """The partition key."""
+        return self.message.partition_key() or None
+
+    @property
+    def properties(self) -> dict[str, str]:
+        """The application properties."""
+        if self._properties is None:
+            self._properties = self.message.properties()
+        return self._properties
+
+    @property
+    def message_id(self) -> str:
+        """The broker's id of it, unique within the topic."""
+        return str(self.message.message_id())
+
+
+def connect(options: BrokerOptions) -> pulsar.Client:
+    """A client; it connects when first used."""
+    return pulsar.Client(
+        options.url,
+        authentication=pulsar.AuthenticationToken(options.token) if options.token else None,
+        tls_trust_certs_file_path=options.tls_trust_certs_file,
+        operation_timeout_seconds=options.operation_timeout_seconds,
+        io_threads=1,
+        message_listener_threads=1,
+        logger=_CLIENT_LOGGER,
+    )
+
+
+def open_producer(client: pulsar.Client, options: BrokerOptions, topic: str, max_pending: int) -> pulsar.Producer:
+    """A producer of a topic, batching by ordering key. Blocks: call it off the event loop.
+
+    Raises:
+        BrokerUnavailableError: The broker is away or has no such topic.
+    """
+    try:
+        return client.create_producer(
+            full_name(topic),
+            send_timeout_millis=int(options.send_timeout_seconds * 1000),
+            max_pending_messages=max_pending,
+            block_if_queue_full=False,
+            batching_enabled=True,
+            batching_type=pulsar.BatchingType.KeyBased,
+            batching_max_messages=2000,
+            batching_max_allowed_size_in_bytes=1 << 20,
+            batching_max_publish_delay_ms=5,
+            # C++ counts a partitioned topic's messages over all its partitions as well.
+            max_pending_messages_across_partitions=max_pending,
+        )
+    except pulsar.PulsarException as error:
+        raise BrokerUnavailableError(f"no producer for {topic}: {error}") from error
+
+
+def send(producer: pulsar.Producer, message: Outgoing, callback: Callable[[Any, Any], None]) -> None:
+    """Hand one message to the client; `callback(result, message_id)` runs on the client's thread and must not raise."""
+    producer.send_async(
+        message.data,
+        callback,
+        properties=dict(message.properties) if message.properties else None,
+        partition_key=message.key,
+        ordering_key=ordering_key(message.key) if message.key else None,
+        deliver_after=message.deliver_after,
+    )
+
+
+class Publisher:
+    """Publishes from an event loop, with a bound on what is in flight. Belongs to the loop that first uses it.
+
+    Args:
+        options: How to reach the broker.
+        max_in_flight: Messages without a receipt, at most.
+        max_in_flight_bytes: Their bytes, at most; one larger message still goes alone.
+    """
+
+    def __init__(
+        self, options: BrokerOptions, *, max_in_flight: int = 20_000, max_in_flight_bytes: int = 64 * 1024 * 1024
+    ) -> None:
+        self._options = options
+        self._max_in_flight = max_in_flight
+        self._max_in_flight_bytes = max_in_flight_bytes
+        self._client: pulsar.Client | None = None
+        self._producers: dict[str, pulsar.Producer] = {}
+        self._opening: dict[str, asyncio.Lock] = {}
+        self._receipts: deque[tuple[Receipt, int, Any]] = deque()
+        self._draining = False
+        self._in_flight_bytes = 0
+        self._room = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._room.set()
+        self._idle.set()
+        self.in_flight = 0
+
+    async def publish(self, message: Outgoing) -> None:
+        """Publish one message and wait for its receipt.
+
+        Raises:
+            BrokerUnavailableError: The broker is away or has no such topic; the message was not sent.
+            PublishError: The broker did not confirm the message in time.
+        """
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def settle(error: PublishError | None) -> None:
+            if future.done():
+                return
+            if error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(error)
+
+        await self.submit(message, settle)
+        await future
+
+    async def submit(self, message: Outgoing, receipt: Receipt) -> None:
+        """Hand one message over, waiting for room but not for the receipt.
+
+        Args:
+            message: What to publish.
+            receipt: Called in the loop with None once the broker has stored it, or with the error.
+
+        Raises:
+            BrokerUnavailableError: The broker is away or has no such topic; `receipt` is not called.
+        """
+        while not self._room.is_set():
+            await self._room.wait()
+        producer = self._producers.get(message.topic) or await self._open(message.topic)
+        size = len(message.data)
+        self.in_flight += 1
+        self._in_flight_bytes += size
+        self._idle.clear()
+        if self.in_flight >= self._max_in_flight or self._in_flight_bytes >= self._max_in_flight_bytes:
+            self._room.clear()
+        loop = asyncio.get_running_loop()
+        receipts = self._receipts
+
+        def on_client_thread(result: Any, _message_id: Any) -> None:
+            receipts.append((receipt, size, result))
+            if not self._draining:
+                self._draining = True
+                try:
+                    loop.call_soon_threadsafe(self._drain)
+                except RuntimeError:  # the loop has closed; nobody waits, and raising here would end the process
+                    _CLIENT_LOGGER.debug("a receipt came after the event loop had closed")
+
+        send(producer, message, on_client_thread)
+
+    async def publish_all(self, messages: Sequence[Outgoing]) -> None:
+        """Publish messages and wait until all of them are stored.
+
+        Raises:
+            BrokerError: Not all of them are known to be stored. The connection is dropped then, since it may be one
+                to a broker that has lost its topics.
+        """
+        failures: list[PublishError] = []
+        settled = asyncio.Event()
+        waiting = len(messages)
+
+        def receipt(error: PublishError | None) -> None:
+            nonlocal waiting
+            waiting -= 1
+            if error is not None:
+                failures.append(error)
+            if waiting == 0:
+                settled.set()
+
+        for message in messages:
+            await self.submit(message, receipt)
+        if messages:
+            await settled.wait()
+        if failures:
+            await self.reset()
+            raise failures[0]
+
+    async def flush(self) -> None:
+        """Wait until nothing is in flight."""
+        await self._idle.wait()
+
+    async def reset(self) -> None:
+        """Drop the connection; the next message opens a new one. For a broker that lost its topics."""
+        client, self._client = self._client, None
+        self._producers.clear()
+        if client is not None:
+            await asyncio.to_thread(_close_quietly, client)
+
+    async def close(self) -> None:
+        """Close the connection. What is in flight then is reported as failed: flush first."""
+        await self.reset()
+        self._drain()
+
+    async def _open(self, topic: str) -> pulsar.Producer:
+        lock = self._opening.setdefault(topic, asyncio.Lock())
+        async with lock:
+            if topic not in self._producers:
+                if self._client is None:
+                    self._client = connect(self._options)
+                self._producers[topic] = await asyncio.to_thread(
+                    open_producer, self._client, self._options, topic, self._max_in_flight + 1
+                )
+            return self._producers[topic]
+
+    def _drain(self) -> None:
+        self._draining = False
+        while self._receipts:
+            receipt, size, result = self._receipts.popleft()
+            self.in_flight -= 1
+            self._in_flight_bytes -= size
+            receipt(None if result == pulsar.Result.Ok else PublishError(f"not confirmed by the broker: {result}"))
+        if self.in_flight < self._max_in_flight and self._in_flight_bytes < self._max_in_flight_bytes:
+            self._room.set()
+        if self.in_flight == 0:
+            self._idle.set()
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionOptions:
+    """What to receive, and how much at once.
+
+    Attributes:
+        topics: Short names of the topics.
+        name: The subscription.
+        key_shared: Key_Shared (an entity's events go to one consumer) or else Shared (delays are honoured).
+        batch_messages: Messages in one batch, at most.
+        batch_bytes: Their bytes, at most, save a single larger message.
+        batch_wait_seconds: How long a batch may wait to fill.
+        receiver_queue: Messages the client fetches ahead, per topic.
+    """
+
+    topics: Sequence[str]
+    name: str
+    key_shared: bool
+    batch_messages: int = 500
+    batch_bytes: int = 4 * 1024 * 1024
+    batch_wait_seconds: float = 0.02
+    receiver_queue: int = 1000
+
+
+class Subscription:
+    """Receives batches and acknowledges them. Opens when first used; `reopen` starts over after the broker lost it.
+
+    Args:
+        broker: How to reach the broker.
+        options: What to receive.
+    """
+
+    def __init__(self, broker: BrokerOptions, options: SubscriptionOptions) -> None:
+        self._broker = broker
+        self._options = options
+        self._client: pulsar.Client | None = None
+        self._consumer: pulsar.Consumer | None = None
+        self._opening = asyncio.Lock()
+        self._receiver = ThreadPoolExecutor(1, thread_name_prefix="pulsar-receive")
+        self._acknowledger = ThreadPoolExecutor(1, thread_name_prefix="pulsar-acknowledge")
+
+    @property
+    def name(self) -> str:
+        """The subscription's name."""
+        return self._options.name
+
+    @property
+    def connected(self) -> bool:
+        """Whether every topic's consumer is connected."""
+        return self._consumer is not None and self._consumer.is_connected()
+
+    async def receive(self) -> list[Delivery]:
+        """The next batch, empty when nothing came within the batch's wait.
+
+        Raises:
+            BrokerUnavailableError: Subscribing failed; call again later.
+        """
+        consumer = self._consumer or await self._open()
+        return await asyncio.get_running_loop().run_in_executor(self._receiver, _receive, consumer)
+
+    async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+        """Acknowledge messages. One whose connection is gone stays unacknowledged: the broker delivers it again."""
+        consumer = self._consumer
+        if consumer is not None:
+            await asyncio.get_running_loop().run_in_executor(
+                self._acknowledger, _acknowledge, consumer, [delivery.message for delivery in deliveries]
+            )
+
+    async def reopen(self) -> None:
+        """Close and let the next `receive` subscribe anew; what is unacknowledged comes again."""
+        client, self._client, self._consumer = self._client, None, None
+        if client is not None:
+            await asyncio.to_thread(_close_quietly, client)
+
+    async def close(self) -> None:
+        """Close for good."""
+        await self.reopen()
+        self._receiver.shutdown(wait=False)
+        self._acknowledger.shutdown(wait=False)
+
+    async def _open(self) -> pulsar.Consumer:
+        async with self._opening:
+            if self._consumer is None:
+                if self._client is None:
+                    self._client = connect(self._broker)
+                self._consumer = await asyncio.to_thread(_subscribe, self._client, self._options)
+            return self._consumer
+
+
+def _subscribe(client: pulsar.Client, options: SubscriptionOptions) -> pulsar.Consumer:
+    policy = pulsar.ConsumerBatchReceivePolicy(
+        options.batch_messages, options.batch_bytes, int(options.batch_wait_seconds * 1000)
+    )
+    try:
+        return client.subscribe(
+            [full_name(topic) for topic in options.topics],
+            options.name,
+            consumer_type=pulsar.ConsumerType.KeyShared if options.key_shared else pulsar.ConsumerType.Shared,
+            initial_position=pulsar.InitialPosition.Earliest,
+            receiver_queue_size=options.receiver_queue,
+            max_total_receiver_queue_size_across_partitions=options.receiver_queue * len(options.topics),
+            batch_receive_policy=policy,
+        )
+    except pulsar.PulsarException as error:
+        raise BrokerUnavailableError(f"cannot subscribe to {', '.join(options.topics)}: {error}") from error
+
+
+def _receive(consumer: pulsar.Consumer) -> list[Delivery]:
+    try:
+        return [Delivery(message) for message in consumer.batch_receive()]
+    except pulsar.Timeout:
+        return []
+    except pulsar.PulsarException as error:
+        raise BrokerUnavailableError(f"cannot receive: {error}") from error
+
+
+def _acknowledge(consumer: pulsar.Consumer, messages: list[Any]) -> None:
+    for message in messages:
+        try:
+            consumer.acknowledge(message)
+        except pulsar.PulsarException as error:
+            _CLIENT_LOGGER.info("not acknowledged, so it will come again: %s", error)
+            return
+
+
+def _close_quietly(client: pulsar.Client) -> None:
+    try:
+        client.close()
+    except pulsar.PulsarException as error:
+        _CLIENT_LOGGER.info("closing the connection: %s", error)

@@ -1,0 +1,128 @@
+"""The dead letter: an event that a leg could not store, with its original bytes, and how it travels through Pulsar."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from banking.streaming.broker import Outgoing
+from banking.streaming.sink import Leg, RejectionReason
+from banking.streaming.topics import DLQ_TOPIC, RETRY_TOPICS
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from banking.streaming.broker import Delivery
+
+MAX_ERROR_BYTES = 1024
+"""Longer error texts are cut, so that a letter of the largest event still fits the broker's message limit."""
+
+_PREFIX = "dlq-"
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """An event that a leg rejected.
+
+    Attributes:
+        letter_id: `leg:topic:message id` of the first failure; the same through all retries and repeats.
+        leg: The leg that rejected it.
+        topic: The topic that it was first received from.
+        key: Its partition key.
+        data: Its original bytes.
+        reason: Why it was rejected last.
+        error: What was wrong, naming the field.
+        attempt: How many retries it has had; 0 after the first failure.
+        first_failure: When it was first rejected.
+        last_failure: When it was last rejected.
+    """
+
+    letter_id: str
+    leg: Leg
+    topic: str
+    key: str | None
+    data: bytes
+    reason: RejectionReason
+    error: str
+    attempt: int
+    first_failure: datetime
+    last_failure: datetime
+
+    def to_dead_letter_message(self) -> Outgoing:
+        """The letter as it goes to the dead-letter topic."""
+        return Outgoing(DLQ_TOPIC, self.data, self.key, self._properties(self.attempt))
+
+    def to_retry_message(self, delay: timedelta) -> Outgoing:
+        """The letter as its next attempt goes to its leg's retry topic."""
+        return Outgoing(RETRY_TOPICS[self.leg], self.data, self.key, self._properties(self.attempt + 1), delay)
+
+    def _properties(self, attempt: int) -> dict[str, str]:
+        return {
+            f"{_PREFIX}letter-id": self.letter_id,
+            f"{_PREFIX}leg": self.leg,
+            f"{_PREFIX}topic": self.topic,
+            f"{_PREFIX}reason": self.reason,
+            f"{_PREFIX}error": self.error,
+            f"{_PREFIX}attempt": str(attempt),
+            f"{_PREFIX}first-failure": self.first_failure.isoformat(),
+            f"{_PREFIX}last-failure": self.last_failure.isoformat(),
+        }
+
+
+def rejected_letter(
+    delivery: Delivery, leg: Leg, reason: RejectionReason, error: str, now: datetime | None = None
+) -> DeadLetter:
+    """The letter for a message that `leg` has just rejected, whether it came by its own topic or by a retry."""
+    now = now or datetime.now(UTC)
+    earlier = retried_letter(delivery)
+    return DeadLetter(
+        letter_id=earlier.letter_id if earlier else f"{leg}:{delivery.topic}:{delivery.message_id}",
+        leg=leg,
+        topic=earlier.topic if earlier else delivery.topic,
+        key=delivery.key,
+        data=delivery.data,
+        reason=reason,
+        error=_cut(error),
+        attempt=earlier.attempt if earlier else 0,
+        first_failure=earlier.first_failure if earlier else now,
+        last_failure=now,
+    )
+
+
+def retried_letter(delivery: Delivery) -> DeadLetter | None:
+    """The letter that a message retries; None for a message that came by an entity topic, whatever it claims."""
+    if delivery.topic not in RETRY_TOPICS.values():
+        return None
+    try:
+        return received_letter(delivery)
+    except ValueError:
+        return None  # published by hand to a retry topic: its history starts here
+
+
+def received_letter(delivery: Delivery) -> DeadLetter:
+    """The letter that stands in a message of the dead-letter topic.
+
+    Raises:
+        ValueError: The message has not the properties of a dead letter; it names the property.
+    """
+    properties = delivery.properties
+    try:
+        return DeadLetter(
+            letter_id=properties[f"{_PREFIX}letter-id"],
+            leg=Leg(properties[f"{_PREFIX}leg"]),
+            topic=properties[f"{_PREFIX}topic"],
+            key=delivery.key,
+            data=delivery.data,
+            reason=RejectionReason(properties[f"{_PREFIX}reason"]),
+            error=properties[f"{_PREFIX}error"],
+            attempt=int(properties[f"{_PREFIX}attempt"]),
+            first_failure=datetime.fromisoformat(properties[f"{_PREFIX}first-failure"]),
+            last_failure=datetime.fromisoformat(properties[f"{_PREFIX}last-failure"]),
+        )
+    except KeyError as error:
+        raise ValueError(f"no dead letter: the property {error.args[0]} is missing") from error
+
+
+def _cut(error: str) -> str:
+    return error.encode(errors="replace")[:MAX_ERROR_BYTES].decode(errors="ignore")
