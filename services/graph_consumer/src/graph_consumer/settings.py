@@ -1,0 +1,35 @@
+"""The graph consumer's settings, from the environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, FilePath, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class GraphSettings(BaseSettings):
+    """Where JanusGraph is and how it is asked. Each attribute is the environment variable in lower case."""
+
+    model_config = SettingsConfigDict(extra="ignore", frozen=True)
+
+    janusgraph_host: str = Field("localhost", min_length=1)
+    janusgraph_port: int = Field(8182, ge=1, le=65535)
+    janusgraph_use_ssl: bool = False
+    janusgraph_ca_file: FilePath | None = None
+    """The authority that signed the server's certificate; the system's own where it is not set."""
+    janusgraph_username: str | None = None
+    janusgraph_password_file: Path | None = None
+    """Read anew at each connection, so that a changed password needs no restart."""
+    janusgraph_connect_timeout_seconds: float = Field(10.0, gt=0)
+    janusgraph_request_timeout_seconds: float = Field(60.0, gt=0)
+    janusgraph_max_request_bytes: int = Field(4 * 1024 * 1024, ge=64 * 1024)
+    """A batch is cut into requests of at most so much; a single larger row still goes, alone. The server's own limit
+    (`maxContentLength`) has to hold the largest event twice."""
+
+    @model_validator(mode="after")
+    def _username_with_password(self) -> Self:
+        if (self.janusgraph_username is None) != (self.janusgraph_password_file is None):
+            raise ValueError("JANUSGRAPH_USERNAME and JANUSGRAPH_PASSWORD_FILE: set both or neither")
+        return self
