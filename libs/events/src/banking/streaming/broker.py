@@ -18,7 +18,7 @@ import pulsar
 from banking.streaming.topics import full_name, ordering_key, short_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import timedelta
 
     Receipt = Callable[["PublishError | None"], None]
@@ -184,6 +184,20 @@ class Publisher:
         self._room.set()
         self._idle.set()
         self.in_flight = 0
+
+    def connected(self, topics: Iterable[str]) -> bool:
+        """Whether the producers of these topics are open and connected."""
+        producers = [self._producers.get(topic) for topic in topics]
+        return all(producer is not None and producer.is_connected() for producer in producers)
+
+    async def open(self, topics: Iterable[str]) -> None:
+        """Open the producers of these topics, those that are not open yet.
+
+        Raises:
+            BrokerUnavailableError: The broker is away or lacks a topic; call again later.
+        """
+        for topic in topics:
+            await self._open(topic)
 
     async def publish(self, message: Outgoing) -> None:
         """Publish one message and wait for its receipt.

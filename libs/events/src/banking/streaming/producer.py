@@ -27,9 +27,11 @@ from banking.streaming.metrics import METRICS, StreamingMetrics
 from banking.streaming.topics import ENTITY_TOPICS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from types import TracebackType
     from typing import Any, Self
+
+    Receipt = Callable[[PublishError | None], None]
 
 MAX_FAILURES_KEPT = 1000
 """A report names that many failed events; all of them are counted."""
@@ -136,6 +138,23 @@ class AsyncEntityProducer:
     ) -> None:
         await self.close()
 
+    @property
+    def connected(self) -> bool:
+        """Whether every topic's producer is open and connected."""
+        return self._publisher.connected(ENTITY_TOPICS.values())
+
+    async def open(self) -> None:
+        """Connect to every topic now, and not with its first event.
+
+        Raises:
+            BrokerUnavailableError: The broker is away or lacks a topic; call again later.
+        """
+        await self._publisher.open(ENTITY_TOPICS.values())
+
+    async def reset(self) -> None:
+        """Drop the connection; the next event opens a new one. For a broker that lost its topics."""
+        await self._publisher.reset()
+
     async def send(self, event: EntityEvent) -> None:
         """Publish one event; it is stored when this returns.
 
@@ -172,6 +191,33 @@ class AsyncEntityProducer:
         await self._publisher.flush()
         return report
 
+    async def submit(self, event: EntityEvent, receipt: Receipt) -> None:
+        """Hand one event over, waiting for room but not for its receipt.
+
+        Args:
+            event: What to publish.
+            receipt: Called in the loop with None once the broker has stored the event, or with the error.
+
+        Raises:
+            InvalidEventError: The event breaks the contract; it names the field. `receipt` is not called.
+            BrokerUnavailableError: The broker is away; the event was not sent. `receipt` is not called.
+        """
+        message = _message(event, self._metrics)
+        started = time.perf_counter()
+
+        def settle(error: PublishError | None) -> None:
+            if error is None:
+                _count_success(self._metrics, event, time.perf_counter() - started)
+            else:
+                _count_failure(self._metrics, event, error)
+            receipt(error)
+
+        try:
+            await self._publisher.submit(message, settle)
+        except BrokerUnavailableError as error:
+            _count_failure(self._metrics, event, error)
+            raise
+
     async def flush(self, timeout_seconds: float = 30.0) -> None:
         """Wait for the receipts of all events handed over.
 
@@ -190,22 +236,16 @@ class AsyncEntityProducer:
         await self._publisher.close()
 
     async def _submit(self, event: EntityEvent, report: PublishReport) -> None:
-        try:
-            message = _message(event, self._metrics)
-        except InvalidEventError as error:
-            report.add_failure(event, error)
-            return
-        started = time.perf_counter()
-
         def receipt(error: PublishError | None) -> None:
             if error is None:
                 report.published += 1
-                _count_success(self._metrics, event, time.perf_counter() - started)
             else:
                 report.add_failure(event, error)
-                _count_failure(self._metrics, event, error)
 
-        await self._publisher.submit(message, receipt)
+        try:
+            await self.submit(event, receipt)
+        except InvalidEventError as error:
+            report.add_failure(event, error)
 
 
 class EntityProducer:
