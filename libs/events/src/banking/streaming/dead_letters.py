@@ -104,7 +104,7 @@ def received_letter(delivery: Delivery) -> DeadLetter:
     """The letter that stands in a message of the dead-letter topic.
 
     Raises:
-        ValueError: The message has not the properties of a dead letter; it names the property.
+        ValueError: The message has not the properties of a dead letter; it says what is missing or wrong.
     """
     properties = delivery.properties
     try:
@@ -116,12 +116,26 @@ def received_letter(delivery: Delivery) -> DeadLetter:
             data=delivery.data,
             reason=RejectionReason(properties[f"{_PREFIX}reason"]),
             error=properties[f"{_PREFIX}error"],
-            attempt=int(properties[f"{_PREFIX}attempt"]),
-            first_failure=datetime.fromisoformat(properties[f"{_PREFIX}first-failure"]),
-            last_failure=datetime.fromisoformat(properties[f"{_PREFIX}last-failure"]),
+            attempt=_count(properties[f"{_PREFIX}attempt"]),
+            first_failure=_moment(properties[f"{_PREFIX}first-failure"]),
+            last_failure=_moment(properties[f"{_PREFIX}last-failure"]),
         )
     except KeyError as error:
         raise ValueError(f"no dead letter: the property {error.args[0]} is missing") from error
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 2**31:
+        raise ValueError(f"no dead letter: the attempt is {text:.40}")
+    return number
+
+
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"no dead letter: the time {text} has no zone")
+    return moment
 
 
 def _cut(error: str) -> str:

@@ -137,7 +137,7 @@ async def consume(service: Service, settings: LegSettings, sink: Sink) -> None:
                 tasks.create_task(
                     keep_topics(settings.provisioner(), health, stop, reopen, enabled=settings.provision_topics)
                 ),
-                tasks.create_task(_watch_broker(service, subscriptions)),
+                tasks.create_task(watch_broker(service, subscriptions)),
                 tasks.create_task(_watch_store(service, sink)),
             ]
             await consumer.run(stop)
@@ -149,7 +149,7 @@ async def consume(service: Service, settings: LegSettings, sink: Sink) -> None:
             await subscription.close()
 
 
-async def _watch_broker(service: Service, subscriptions: Sequence[Subscription]) -> None:
+async def watch_broker(service: Service, subscriptions: Sequence[Subscription]) -> None:
     """Report a lost connection, and start over with one that the client does not bring back by itself."""
     connected_at = dict.fromkeys(range(len(subscriptions)), time.monotonic())
     while not service.stop.is_set():
