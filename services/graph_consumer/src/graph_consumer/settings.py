@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Self
 
 from pydantic import Field, FilePath, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from banking.streaming.leg import LegSettings
 
 
-class GraphSettings(BaseSettings):
+class GraphSettings(LegSettings):
     """Where JanusGraph is and how it is asked. Each attribute is the environment variable in lower case."""
-
-    model_config = SettingsConfigDict(extra="ignore", frozen=True)
 
     janusgraph_host: str = Field("localhost", min_length=1)
     janusgraph_port: int = Field(8182, ge=1, le=65535)
@@ -24,9 +23,8 @@ class GraphSettings(BaseSettings):
     """Read anew at each connection, so that a changed password needs no restart."""
     janusgraph_connect_timeout_seconds: float = Field(10.0, gt=0)
     janusgraph_request_timeout_seconds: float = Field(60.0, gt=0)
-    janusgraph_max_request_bytes: int = Field(4 * 1024 * 1024, ge=64 * 1024)
-    """A batch is cut into requests of at most so much; a single larger row still goes, alone. The server's own limit
-    (`maxContentLength`) has to hold the largest event twice."""
+    janusgraph_max_request_bytes: int = Field(16 * 1024 * 1024, ge=64 * 1024)
+    """The server's `maxContentLength`. The largest event needs half of the default."""
 
     @model_validator(mode="after")
     def _username_with_password(self) -> Self:
