@@ -30,6 +30,8 @@ import org.janusgraph.core.schema.JanusGraphManagement
 import org.janusgraph.core.schema.SchemaAction
 import org.janusgraph.core.schema.SchemaStatus
 import org.janusgraph.graphdb.database.management.ManagementSystem
+import org.slf4j.Logger
+import org.slf4j.LoggerFactory
 
 /** model.json, read once at start. */
 @CompileStatic
@@ -465,10 +467,60 @@ class EntityWriter {
     }
 }
 
+/**
+ * Ends a server whose storage has died, so that it is started again; nothing that was committed is lost.
+ *
+ * BerkeleyJE gives up for good when one of its threads is interrupted, and that is how Gremlin Server ends a query that
+ * takes longer than evaluationTimeout: one slow reader would leave a server that answers nothing until somebody looks.
+ */
+@CompileStatic
+class StorageWatch implements Runnable {
+    private static final Logger LOGGER = LoggerFactory.getLogger(StorageWatch)
+    private static final long EVERY_MILLISECONDS = 1000
+    private static final int EXIT_STATUS = 70
+
+    private final JanusGraph graph
+
+    StorageWatch(JanusGraph graph) { this.graph = graph }
+
+    void start() {
+        Thread thread = new Thread(this, 'storage-watch')
+        thread.daemon = true
+        thread.start()
+    }
+
+    @Override
+    void run() {
+        while (graph.isOpen()) {
+            try {
+                graph.newTransaction().rollback()
+            } catch (Exception error) {
+                if (isFatal(error)) {
+                    LOGGER.error('The storage has to be opened anew: this server ends, to be started again.', error)
+                    Runtime.runtime.halt(EXIT_STATUS)
+                }
+            }
+            Thread.sleep(EVERY_MILLISECONDS)
+        }
+    }
+
+    private static boolean isFatal(Throwable error) {
+        for (Throwable cause = error; cause != null; cause = cause.cause) {
+            for (Class<?> type = cause.class; type != null; type = type.superclass) {
+                if (type.name == 'com.sleepycat.je.EnvironmentFailureException') return true
+            }
+        }
+        return false
+    }
+}
+
 def model = new EntityModel(new File(System.getenv('JANUSGRAPH_MODEL_FILE') ?: '/etc/opt/janusgraph/model.json'))
 
 def globals = [:]
-globals << [schema: [onStartUp: { context -> new EntitySchema(graph, model).ensure() }] as LifeCycleHook]
+globals << [start: [onStartUp: { context ->
+    new EntitySchema(graph, model).ensure()
+    new StorageWatch(graph).start()
+}] as LifeCycleHook]
 globals << [g: traversal().withEmbedded(graph)]
 globals << [live: traversal().withEmbedded(graph).withStrategies(
     SubgraphStrategy.build().vertices(__.hasNot('deleted').hasNot('stub')).create())]

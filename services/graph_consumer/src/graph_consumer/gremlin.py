@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 _OK, _NO_CONTENT, _PARTIAL, _UNAUTHORIZED, _AUTHENTICATE = 200, 204, 206, 401, 407
-_MESSAGE_TOO_BIG = 1009
 _MAX_RESPONSE_BYTES = 64 * 1024 * 1024
 _HEARTBEAT_SECONDS = 30.0
 _REQUEST_ID = slice(2, 18)  # in a GraphBinary response: after the version and the flag that it is not null
@@ -37,10 +36,6 @@ class GremlinError(Exception):
 
 class ConnectionFailedError(GremlinError):
     """There is no connection to the server, or it broke before the answer came: what became of it is not known."""
-
-
-class RequestTooLargeError(ConnectionFailedError):
-    """The server closed the connection because of a message that is larger than it takes."""
 
 
 class RequestTimeoutError(GremlinError):
@@ -215,8 +210,6 @@ class _Connection:
             async for message in self._socket:
                 if message.type is aiohttp.WSMsgType.BINARY:
                     await self._receive(message.data)
-            if self._socket.close_code == _MESSAGE_TOO_BIG:
-                error = RequestTooLargeError("the server does not take a message as large as this one")
         except (GremlinError, aiohttp.ClientError, OSError) as broken:
             error = ConnectionFailedError(f"the connection broke: {broken}")
         finally:

@@ -26,7 +26,6 @@ from graph_consumer.gremlin import (
     GremlinClient,
     GremlinError,
     RequestTimeoutError,
-    RequestTooLargeError,
     ResponseError,
 )
 from graph_consumer.model import build_model
@@ -61,6 +60,12 @@ _STORAGE_SIGNS = (
 """Parts of the names of Java exceptions that come from the storage or the machine, never from a row."""
 
 _TIMED_OUT = 598
+
+_CHUNK_BYTES = 4 * 1024 * 1024
+"""Rows of at most so much go in one transaction: larger ones are no faster and hold their locks for longer."""
+
+_ENVELOPE_BYTES = 4096
+"""What a request has around its rows, generously."""
 
 
 class GraphSink:
@@ -102,24 +107,29 @@ class GraphSink:
 
     async def write(self, events: Sequence[EntityEvent]) -> Sequence[Outcome]:
         """Write events, each of another entity, in as few transactions as their size allows; see `Sink.write`."""
-        outcomes: list[Outcome | None] = []
-        rows: list[bytes] = []
         now = self._now()
-        for event in events:
-            try:
-                rows.append(encode_row(to_row(event, now)))
-                outcomes.append(None)
-            except InvalidRowError as invalid:
-                outcomes.append(invalid.outcome)
+        rows = [self._encode(event, now) for event in events]
         written: list[Outcome] = []
-        for chunk in _chunks(rows, self._settings.janusgraph_max_request_bytes):
+        for chunk in _chunks([row for row in rows if isinstance(row, bytes)]):
             written.extend(await self._write_rows(chunk))
         following = iter(written)
-        return [next(following) if outcome is None else outcome for outcome in outcomes]
+        return [next(following) if isinstance(row, bytes) else row for row in rows]
 
     async def close(self) -> None:
         """Close the connection."""
         await self._client.close()
+
+    def _encode(self, event: EntityEvent, now: datetime) -> bytes | Outcome:
+        """The event's row, or the rejection of one that can never be stored."""
+        try:
+            row = encode_row(to_row(event, now))
+        except InvalidRowError as invalid:
+            return invalid.outcome
+        limit = self._settings.janusgraph_max_request_bytes - _ENVELOPE_BYTES
+        if len(row) > limit:
+            problem = f"its row has {len(row):,} bytes, JanusGraph takes {limit:,} (JANUSGRAPH_MAX_REQUEST_BYTES)"
+            return rejected(RejectionReason.REFUSED_BY_STORE, problem)
+        return row
 
     async def _write_rows(self, rows: Sequence[bytes]) -> list[Outcome]:
         """Write one transaction's rows; what two transactions did to each other is tried again, with jitter."""
@@ -141,8 +151,6 @@ class GraphSink:
     async def _submit(self, batch: str) -> str:
         try:
             answer: str = (await self._client.submit("writer.write(batch)", {"batch": batch}))[0]
-        except RequestTooLargeError as error:
-            raise BatchFailedError(str(error)) from error
         except (ConnectionFailedError, RequestTimeoutError) as error:
             raise SinkUnavailableError(f"JanusGraph is away: {error}") from error
         except ResponseError as error:
@@ -203,11 +211,11 @@ def _outcome(answer: str | tuple[str, str, str]) -> Outcome:
 _OUTCOMES = {"applied": APPLIED, "stale": STALE}
 
 
-def _chunks(rows: Sequence[bytes], limit_bytes: int) -> Iterator[Sequence[bytes]]:
-    """Cut rows into runs of at most so many bytes; a larger row is a run of its own."""
+def _chunks(rows: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    """Cut rows into runs of at most `_CHUNK_BYTES`; a larger row is a run of its own."""
     start, size = 0, 0
     for index, row in enumerate(rows):
-        if size + len(row) > limit_bytes and index > start:
+        if size + len(row) > _CHUNK_BYTES and index > start:
             yield rows[start:index]
             start, size = index, 0
         size += len(row) + 1
