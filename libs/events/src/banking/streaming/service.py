@@ -16,10 +16,11 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from banking.streaming.health import Health
 from banking.streaming.metrics import get_metrics_output
+from banking.streaming.sink import IncompatibleStoreError
 from banking.streaming.topics import ProvisioningError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from banking.streaming.settings import ServiceSettings
     from banking.streaming.topics import TopicProvisioner
@@ -28,6 +29,11 @@ log = structlog.get_logger(__name__)
 
 TOPICS = "topics"
 """The name under which missing topics are reported to `Health`."""
+
+EXIT_STOPPED = 0
+EXIT_FAILED = 1
+EXIT_INCOMPATIBLE = 3
+"""The exit statuses of a service; a wrong setting ends with 2."""
 
 CHECK_SECONDS = 5.0
 """How often topics and dependencies are looked at."""
@@ -63,7 +69,7 @@ class Service:
         self._runner = web.AppRunner(self.http, access_log=None, shutdown_timeout=20.0)
         await self._runner.setup()
         await web.TCPSite(self._runner, self.settings.http_host, self.settings.http_port).start()
-        log.info("listening", service=self.name, addresses=[str(address) for address in self._runner.addresses])
+        log.info("listening", addresses=[str(address) for address in self._runner.addresses])
 
     async def stop_http(self) -> None:
         """Finish the requests that are open and stop serving."""
@@ -90,22 +96,45 @@ def run_service(name: str, settings: ServiceSettings, main: Callable[[Service], 
         name: The service's name.
         settings: Its settings.
         main: Its work; it returns when `Service.stop` is set and what was in flight is finished.
+
+    Raises:
+        SystemExit: Always, with one of the exit statuses above.
     """
     configure_logging(settings.log_level, name)
-    uvloop.run(_run(name, settings, main))
+    raise SystemExit(uvloop.run(_run(name, settings, main)))
 
 
-async def _run(name: str, settings: ServiceSettings, main: Callable[[Service], Awaitable[None]]) -> None:
+async def _run(name: str, settings: ServiceSettings, main: Callable[[Service], Awaitable[None]]) -> int:
+    """Run the service; its exit status."""
     service = Service(name, settings)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, service.stop.set)
-    log.info("starting", service=name)
+    log.info("starting")
+    status = EXIT_STOPPED
     try:
-        await main(service)
-    finally:
-        await service.stop_http()
-    log.info("stopped", service=name)
+        try:
+            await main(service)
+        finally:
+            await service.stop_http()
+    except* IncompatibleStoreError as group:
+        status = EXIT_INCOMPATIBLE
+        log.error(  # noqa: TRY400 - the message says it all, a stack trace would hide it
+            "refusing to write", problems=[str(error) for error in _leaves(group)]
+        )
+    except* Exception:
+        status = EXIT_FAILED
+        log.exception("failed")
+    log.info("stopped", status=status)
+    return status
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
 
 
 def configure_logging(level: str, service: str) -> None:

@@ -28,7 +28,9 @@ def _http_url(value: str) -> str:
 class ServiceSettings(BaseSettings):
     """What every service reads from its environment; each service adds its own. Names are the fields' in capitals."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", str_strip_whitespace=True)
+    model_config = SettingsConfigDict(
+        frozen=True, extra="ignore", str_strip_whitespace=True, use_attribute_docstrings=True
+    )
 
     pulsar_url: Annotated[str, AfterValidator(_pulsar_url)] = "pulsar://localhost:6650"
     """Address of the broker."""

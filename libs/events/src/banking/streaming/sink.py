@@ -77,6 +77,10 @@ class BatchFailedError(SinkError):
     """The request failed although the store answers: one of its events is to blame. The loop halves the batch."""
 
 
+class IncompatibleStoreError(Exception):
+    """The store holds something that this release must not write to; the message says what to do."""
+
+
 class Sink(Protocol):
     """A store as the consumer loop sees it. Both legs and `banking.streaming.testing.InMemorySink` are sinks."""
 
@@ -87,6 +91,7 @@ class Sink(Protocol):
 
         Raises:
             SinkUnavailableError: The store is not there yet; the loop calls again later.
+            IncompatibleStoreError: The store is there and must not be written to; the service ends.
         """
 
     async def check(self) -> None:
