@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+import stamina
 
 from banking.streaming.entities import ENTITY_MODELS, EntityType
 from banking.streaming.sink import Leg
@@ -55,6 +56,10 @@ def ordering_key(partition_key: str) -> str:
 
 class ProvisioningError(Exception):
     """The broker could not be asked, or refused, to make a namespace, topic or subscription."""
+
+
+class _BusyError(ProvisioningError):
+    """The broker is at something else with that topic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +185,12 @@ class TopicProvisioner:
 
     async def _create(self, path: str, body: object) -> bool:
         """Create; False where another service was faster."""
-        status, answer = await self._request("PUT", path, body)
+        # 412 says "busy": another request, such as a deletion, has not ended on that topic.
+        async for attempt in stamina.retry_context(on=_BusyError, attempts=8, wait_initial=0.1, wait_max=1.0):
+            with attempt:
+                status, answer = await self._request("PUT", path, body)
+                if status == 412:
+                    raise _BusyError(f"PUT {path}: {status} {answer}")
         if status == 409:
             return False
         if status not in {200, 204}:
