@@ -134,8 +134,11 @@ def _count(text: str) -> int:
 def _moment(text: str) -> datetime:
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
-        raise ValueError(f"no dead letter: the time {text} has no zone")
-    return moment
+        raise ValueError(f"no dead letter: the time {text:.40} has no zone")
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError(f"no dead letter: the time {text:.40} is out of range") from error
 
 
 def _cut(error: str) -> str:
