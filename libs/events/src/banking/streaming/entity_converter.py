@@ -165,14 +165,14 @@ def _take_apart(
     return _payload(fields), kind, entity_id
 
 
-def _fields(entity: object) -> dict[str, Any]:
-    """The fields of an entity under the names it is encoded by, values as they are."""
+def _fields(entity: object, path: str = "payload") -> dict[str, Any]:
+    """The fields of an entity, or of an object within it, under the names it is encoded by, values as they are."""
     if isinstance(entity, msgspec.Struct):
         return _fields_of_struct(entity)
     if isinstance(entity, Mapping):
         for key in entity:
             if not isinstance(key, str):
-                raise InvalidEventError("payload", f"expected texts as keys, got {key!r:.80}")
+                raise InvalidEventError(path, f"expected texts as keys, got {key!r:.80}")
         return dict(entity)
     if dataclasses.is_dataclass(entity) and not isinstance(entity, type):
         return {field.name: getattr(entity, field.name) for field in dataclasses.fields(entity)}
@@ -321,7 +321,7 @@ def _plain_collection(value: Any, path: str, depth: int) -> Any:
         items = [_plain(item, path, depth) for item in value]
         return sorted(items, key=lambda item: (type(item).__name__, str(item)))
     try:
-        fields = _fields(value)
+        fields = _fields(value, path)
     except TypeError:
         raise InvalidEventError(path, f"cannot be written as JSON: {type(value).__name__}") from None
     return {key: _plain(item, f"{path}.{key}", depth) for key, item in fields.items()}
