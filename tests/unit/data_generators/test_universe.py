@@ -319,6 +319,13 @@ def test_draws_stay_in_range_and_repeat(digest, bounds):
     assert values == [second.below(bound) for bound in bounds]
 
 
+def test_draws_never_run_out():
+    # One hash holds fewer bits than are drawn here: it is renewed, and the draws stay even.
+    draw = Draw(hashlib.blake2b(b"long").digest())
+    counts = Counter(draw.below(10**9) // 10**8 for _ in range(20_000))
+    assert all(abs(counts[part] - 2_000) < 250 for part in range(10))
+
+
 def test_draws_are_even():
     counts = Counter(Draw(hashlib.blake2b(index.to_bytes(4, "little")).digest()).below(10) for index in range(20_000))
     assert all(abs(count - 2_000) < 250 for count in counts.values())
