@@ -1,0 +1,57 @@
+"""How OpenSearch is reached, and how its client's errors become the sink's."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from opensearchpy import AsyncOpenSearch
+from opensearchpy.exceptions import ConnectionError as OpenSearchConnectionError
+from opensearchpy.exceptions import OpenSearchException, TransportError
+
+from banking.streaming.sink import BatchFailedError, SinkUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vector_consumer.settings import VectorSettings
+
+_REQUESTS_TO_BLAME = frozenset({400, 413})
+
+
+def connect(settings: VectorSettings) -> AsyncOpenSearch:
+    """A client of the server that the settings name; nothing is sent yet."""
+    # It logs a line for every request and stack traces for failures, at debug level whole documents.
+    logging.getLogger("opensearch").setLevel(logging.CRITICAL)
+    context = ssl.create_default_context(cafile=settings.opensearch_ca_file) if settings.opensearch_use_ssl else None
+    return AsyncOpenSearch(
+        hosts=[{"host": settings.opensearch_host, "port": settings.opensearch_port}],
+        http_auth=settings.credentials(),
+        use_ssl=settings.opensearch_use_ssl,
+        ssl_context=context,
+        timeout=settings.opensearch_request_timeout_seconds,
+        max_retries=0,  # the consumer loop retries: it pauses, and tells the outside
+    )
+
+
+@contextmanager
+def store_errors() -> Iterator[None]:
+    """Turn the client's errors into those of the sink.
+
+    Raises:
+        SinkUnavailableError: The store is away, busy, or refuses whoever asks.
+        BatchFailedError: The store refused the request for what is in it.
+    """
+    try:
+        yield
+    except OpenSearchConnectionError as error:
+        raise SinkUnavailableError(f"OpenSearch is not reached: {error.error}") from error
+    except TransportError as error:
+        problem = f"OpenSearch answered {error.status_code}: {error.error}"
+        if error.status_code in _REQUESTS_TO_BLAME and error.error != "cluster_block_exception":
+            raise BatchFailedError(problem) from error
+        raise SinkUnavailableError(problem) from error
+    except OpenSearchException as error:
+        raise SinkUnavailableError(f"OpenSearch gave no answer that can be read: {type(error).__name__}") from error

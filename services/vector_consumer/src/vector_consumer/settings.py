@@ -1,0 +1,69 @@
+"""The vector leg's settings, from the environment."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Self
+
+from pydantic import Field, FilePath, model_validator
+
+from banking.streaming.leg import LegSettings
+from banking.streaming.settings import read_secret
+
+
+class EmbeddingModel(StrEnum):
+    """The embedders that can be chosen."""
+
+    WORDLLAMA = "wordllama"  # 256-d static vectors that the package carries: fast, offline
+
+
+class VectorSettings(LegSettings):
+    """Where OpenSearch is, how its indices are made and how documents are sent."""
+
+    opensearch_host: str = Field("localhost", min_length=1)
+    opensearch_port: int = Field(9200, ge=1, le=65535)
+    opensearch_use_ssl: bool = True
+    """Whether to speak TLS. The server's certificate is always verified."""
+    opensearch_ca_file: FilePath | None = None
+    """The authorities to trust; the system's own where it is not set."""
+    opensearch_user: str | None = None
+    """The user of basic authentication."""
+    opensearch_password_file: FilePath | None = None
+    """The file that holds the user's password."""
+    opensearch_request_timeout_seconds: float = Field(30.0, gt=0, le=600)
+    """How long an answer may take before the store counts as away."""
+    opensearch_refresh_interval_seconds: float = Field(1.0, ge=0.1, le=3600)
+    """How soon a written document is found by searches."""
+    opensearch_gzip: bool = False
+    """Whether requests are compressed: for a network slower than the compression."""
+    bulk_max_documents: int = Field(1000, ge=1, le=10_000)
+    """Documents in one request, at most."""
+    bulk_max_bytes: int = Field(8 * 1024 * 1024, ge=64 * 1024, le=64 * 1024 * 1024)
+    """Bytes of one request before compression, at most, save a single larger document."""
+    index_prefix: str = Field("banking", pattern=r"^[a-z0-9][a-z0-9-]{0,99}$")
+    """The first part of every index's name."""
+    index_shards: int = Field(1, ge=1, le=1024)
+    """Primary shards of an index that is made."""
+    index_replicas: int | None = Field(None, ge=0, le=100)
+    """Copies of each shard; where it is not set, one as soon as there is a second node."""
+    hnsw_m: int = Field(16, ge=2, le=512)
+    """Links of a node in the vector graph of an index that is made: more finds better and writes slower."""
+    hnsw_ef_construction: int = Field(100, ge=2, le=4096)
+    """Candidates looked at when a vector is linked, in an index that is made: more finds better and writes slower."""
+    embedding_model: EmbeddingModel = EmbeddingModel.WORDLLAMA
+    """What turns texts into vectors."""
+    embedding_max_characters: int = Field(8192, ge=1, le=1_000_000)
+    """What is embedded of a longer text."""
+    embedding_cache_entries: int = Field(20_000, ge=0, le=10_000_000)
+    """Vectors that are kept so that equal texts are embedded once; 1 KiB each."""
+
+    @model_validator(mode="after")
+    def _user_with_password(self) -> Self:
+        if (self.opensearch_user is None) != (self.opensearch_password_file is None):
+            raise ValueError("OPENSEARCH_USER and OPENSEARCH_PASSWORD_FILE: set both or neither")
+        return self
+
+    def credentials(self) -> tuple[str, str] | None:
+        """User and password, the password read from its file now, or None where no user is set."""
+        password = read_secret(self.opensearch_password_file)
+        return None if self.opensearch_user is None or password is None else (self.opensearch_user, password)
