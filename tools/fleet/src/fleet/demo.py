@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pulsar
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -25,6 +23,9 @@ from vector_consumer.search import Searcher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
+
+    from rich.console import Console
 
     from banking.streaming.events import EntityEvent
     from fleet.addresses import Addresses
@@ -34,6 +35,8 @@ QUESTION = "money moved to a shell company abroad"
 _MAPPINGS = {"nodes": "amlsim-accounts", "transactions": "amlsim-payments"}
 _SUFFIXES = (".csv", ".csv.gz", ".csv.zst")
 _PULSAR_LOOKUP_SECONDS = 60.0
+_VERTEX = "g.V().has('entity_key', key).valueMap('version', 'name', 'account_number')"
+_EDGES = "g.V().has('entity_key', key).bothE().groupCount().by(label)"
 
 
 class DataFolderError(Exception):
@@ -41,7 +44,7 @@ class DataFolderError(Exception):
 
 
 def generated_events() -> Iterator[EntityEvent]:
-    """The generated data set: seed 42, 100 persons, 20 companies, 200 accounts, 500 transactions, 100 communications."""
+    """The data set of seed 42: 100 persons, 20 companies, 200 accounts, 500 transactions and 100 communications."""
     return StreamingOrchestrator(StreamingConfig()).events()
 
 
@@ -52,7 +55,8 @@ def folder_events(folder: Path) -> Iterator[EntityEvent]:
         DataFolderError: A file is missing, or a row cannot be an event.
     """
     for stem, mapping in _MAPPINGS.items():
-        path = next((folder / f"{stem}{suffix}" for suffix in _SUFFIXES if (folder / f"{stem}{suffix}").is_file()), None)
+        candidates = (folder / f"{stem}{suffix}" for suffix in _SUFFIXES)
+        path = next((candidate for candidate in candidates if candidate.is_file()), None)
         if path is None:
             raise DataFolderError(f"{folder}: no {stem}.csv, {stem}.csv.gz or {stem}.csv.zst in it")
         with SourceFile(path, choose_format(path, mapping=mapping)) as file:
@@ -161,8 +165,8 @@ async def _lookup_table(
     found = await asyncio.to_thread(_find_in_pulsar, addresses, event, since)
     table.add_row("Pulsar", str(event.version), escape(found))
     key = f"{event.entity_type.value}:{event.entity_id}"
-    vertices = await graph.submit("g.V().has('entity_key', key).valueMap('version', 'name', 'account_number')", {"key": key})
-    edges = await graph.submit("g.V().has('entity_key', key).bothE().groupCount().by(label)", {"key": key})
+    vertices = await graph.submit(_VERTEX, {"key": key})
+    edges = await graph.submit(_EDGES, {"key": key})
     held = {str(name): values[0] for name, values in vertices[0].items()} if vertices else {}
     shown = ", ".join(str(value) for name, value in held.items() if name != "version")
     neighbours = ", ".join(f"{count} {label}" for label, count in (edges[0] if edges else {}).items())

@@ -12,7 +12,7 @@ import banking.streaming.metrics  # noqa: F401 - declares metrics
 import vector_consumer.metrics  # noqa: F401 - declares metrics
 from banking.streaming.leg import LegSettings
 from banking.streaming.settings import ServiceSettings
-from dlq_worker.settings import DlqSettings
+from dlq_worker.settings import DlqWorkerSettings
 from graph_consumer.settings import GraphSettings
 from producer.settings import ProducerSettings
 from vector_consumer.settings import VectorSettings
@@ -27,7 +27,7 @@ _SETTINGS: tuple[tuple[str, type[ServiceSettings], type[ServiceSettings] | None]
     ("Both consumers", LegSettings, ServiceSettings),
     ("graph_consumer", GraphSettings, LegSettings),
     ("vector_consumer", VectorSettings, LegSettings),
-    ("dlq_worker", DlqSettings, ServiceSettings),
+    ("dlq_worker", DlqWorkerSettings, ServiceSettings),
     ("producer", ProducerSettings, ServiceSettings),
 )
 
@@ -57,9 +57,9 @@ def metrics_page() -> str:
         "| --- | --- | --- | --- |",
     ]
     lines += sorted(
-        f"| `{metric._name}{'_total' if metric._type == 'counter' else ''}` "  # noqa: SLF001 - no public way to the name
-        f"| {', '.join(f'`{label}`' for label in metric._labelnames) or '-'} "  # noqa: SLF001
-        f"| {metric._type} | {metric._documentation} |"  # noqa: SLF001
+        f"| `{metric._name}{'_total' if metric._type == 'counter' else ''}` "
+        f"| {', '.join(f'`{label}`' for label in metric._labelnames) or '-'} "
+        f"| {metric._type} | {metric._documentation} |"
         for metric in _metrics()
     )
     return "\n".join(lines) + "\n"
@@ -91,5 +91,5 @@ def _description(field: FieldInfo) -> str:
 
 def _metrics() -> Iterable[MetricWrapperBase]:
     """Every metric that the library and the services declare: they register where they are declared."""
-    collectors = REGISTRY._collector_to_names  # noqa: SLF001 - no public way to the list
+    collectors = REGISTRY._collector_to_names
     return (collector for collector in collectors if isinstance(collector, MetricWrapperBase))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from banking.streaming.entities import EntityType
 from graph_consumer.sink import make_client
 from vector_consumer.client import connect
 from vector_consumer.mappings import alias_of
@@ -13,6 +12,7 @@ from vector_consumer.mappings import alias_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from banking.streaming.entities import EntityType
     from graph_consumer.settings import GraphSettings
     from vector_consumer.settings import VectorSettings
 
@@ -105,7 +105,8 @@ class VectorReader:
     async def get(self, entity_type: EntityType, entity_id: str) -> dict[str, Any] | None:
         """One document, None where there is none."""
         alias = alias_of(self._settings.index_prefix, entity_type)
-        answer = await self.client.mget(index=alias, body={"ids": [entity_id]}, params={"_source_excludes": "embedding"})
+        without = {"_source_excludes": "embedding"}
+        answer = await self.client.mget(index=alias, body={"ids": [entity_id]}, params=without)
         document = answer["docs"][0]
         return document["_source"] if document.get("found") else None
 
