@@ -99,6 +99,7 @@ class Sink(Protocol):
 
         Raises:
             SinkUnavailableError: It cannot; the message says what is missing.
+            IncompatibleStoreError: It must not be written to; the service ends.
         """
 
     async def write(self, events: Sequence[EntityEvent]) -> Sequence[Outcome]:
