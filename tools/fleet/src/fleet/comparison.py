@@ -76,8 +76,18 @@ async def compare(reader: StoreReader, expectation: Expectation) -> Comparison:
                 continue
             comparison.different += 1
             if len(comparison.differences) < _MAX_DIFFERENCES_KEPT:
-                comparison.differences.append(f"{reader.name}: {entity_type} {entity_id}: {held} in place of {wanted}")
+                comparison.differences.append(f"{reader.name}: {entity_type} {entity_id}: {_difference(held, wanted)}")
     return comparison
+
+
+def _difference(held: Held | None, wanted: Held) -> str:
+    if held is None:
+        return f"missing, expected version {wanted.version}"
+    if held.version != wanted.version:
+        return f"version {held.version}, expected {wanted.version}"
+    if held.deleted != wanted.deleted:
+        return "deleted, expected alive" if held.deleted else "alive, expected deleted"
+    return f"other content under version {held.version}"
 
 
 async def wait_until_equal(

@@ -35,8 +35,8 @@ QUESTION = "money moved to a shell company abroad"
 _MAPPINGS = {"nodes": "amlsim-accounts", "transactions": "amlsim-payments"}
 _SUFFIXES = (".csv", ".csv.gz", ".csv.zst")
 _PULSAR_LOOKUP_SECONDS = 60.0
-_VERTEX = "g.V().has('entity_key', key).valueMap('version', 'name', 'account_number')"
-_EDGES = "g.V().has('entity_key', key).bothE().groupCount().by(label)"
+_VERTEX = "g.V().has('entity_key', wanted).valueMap('version', 'name', 'account_number')"
+_EDGES = "g.V().has('entity_key', wanted).bothE().groupCount().by(label)"
 
 
 class DataFolderError(Exception):
@@ -165,8 +165,8 @@ async def _lookup_table(
     found = await asyncio.to_thread(_find_in_pulsar, addresses, event, since)
     table.add_row("Pulsar", str(event.version), escape(found))
     key = f"{event.entity_type.value}:{event.entity_id}"
-    vertices = await graph.submit(_VERTEX, {"key": key})
-    edges = await graph.submit(_EDGES, {"key": key})
+    vertices = await graph.submit(_VERTEX, {"wanted": key})
+    edges = await graph.submit(_EDGES, {"wanted": key})
     held = {str(name): values[0] for name, values in vertices[0].items()} if vertices else {}
     shown = ", ".join(str(value) for name, value in held.items() if name != "version")
     neighbours = ", ".join(f"{count} {label}" for label, count in (edges[0] if edges else {}).items())

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 _CHUNK = 500
 
 _GRAPH_LOOKUP = """
-g.V().has('entity_key', within(keys)).hasNot('stub')
+g.V().has('entity_key', within(wanted)).hasNot('stub')
  .project('id', 'version', 'hash', 'deleted')
  .by('entity_id').by('version').by('content_hash').by(coalesce(values('deleted'), constant(false)))
 """
-_GRAPH_SCAN = "g.V().has('entity_type', type).values('entity_key')"
+_GRAPH_SCAN = "g.V().has('entity_type', wanted).values('entity_key')"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +60,13 @@ class GraphReader:
         held: dict[str, Held] = {}
         for start in range(0, len(ids), _CHUNK):
             keys = [f"{entity_type.value}:{entity_id}" for entity_id in ids[start : start + _CHUNK]]
-            for row in await self._client.submit(_GRAPH_LOOKUP, {"keys": keys}):
+            for row in await self._client.submit(_GRAPH_LOOKUP, {"wanted": keys}):
                 held[row["id"]] = Held(int(row["version"]), row["hash"], bool(row["deleted"]))
         return held
 
     async def scan_keys(self, entity_type: EntityType) -> list[str]:
         """The keys of all vertices of a type by a full scan, stubs and tombstones too; a ghost vertex comes twice."""
-        return [str(key) for key in await self._client.submit(_GRAPH_SCAN, {"type": entity_type.value})]
+        return [str(key) for key in await self._client.submit(_GRAPH_SCAN, {"wanted": entity_type.value})]
 
     async def submit(self, script: str, bindings: Mapping[str, Any] | None = None) -> list[Any]:
         """The results of a Gremlin script."""
