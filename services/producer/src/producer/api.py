@@ -75,6 +75,9 @@ class EventsApi:
         keys: The keys that callers need; None: they need none.
         limits: What they may take.
         source: The `source` of events that name none.
+
+    Attributes:
+        open_requests: Requests that are being published.
     """
 
     def __init__(
@@ -93,7 +96,7 @@ class EventsApi:
         self._keys = keys
         self._limits = limits
         self._source = source
-        self._open_requests = 0
+        self.open_requests = 0
 
     def routes(self) -> list[web.RouteDef]:
         """The API's routes."""
@@ -103,11 +106,11 @@ class EventsApi:
         """Answer 202 with control totals once the broker has stored every event that is valid."""
         try:
             form = self._admit(request)
-            self._open_requests += 1
+            self.open_requests += 1
             try:
                 return await self._take(request, form)
             finally:
-                self._open_requests -= 1
+                self.open_requests -= 1
         except Problem as problem:
             log.info("request refused", status=problem.status.value, detail=problem.detail)
             return problem.response()
@@ -128,10 +131,10 @@ class EventsApi:
             raise _unavailable("; ".join(f"{name}: {problem}" for name, problem in problems.items()))
         if self._stop.is_set():
             raise _unavailable("the service is stopping")
-        if self._open_requests >= self._limits.concurrent_requests:
+        if self.open_requests >= self._limits.concurrent_requests:
             raise Problem(
                 HTTPStatus.TOO_MANY_REQUESTS,
-                f"{self._open_requests} requests are being published, as many as may be",
+                f"{self.open_requests} requests are being published, as many as may be",
                 headers={"Retry-After": "1"},
             )
         return form

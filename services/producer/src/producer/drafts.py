@@ -100,7 +100,7 @@ def parse_event(
         version=draft.version,
         timestamp=draft.timestamp,
         event_id=draft.event_id,
-        metadata=_without_decimals(draft.metadata),
+        metadata=_floats(draft.metadata),
     )
     check_declared_fields(event.entity_type, event.payload)
     skew = version_skew_seconds(event.version, time.time_ns() // 1000)
