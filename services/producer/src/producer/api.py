@@ -185,9 +185,13 @@ class EventsApi:
 
     async def _take_lines(self, request: web.Request, intake: Intake) -> None:
         splitter = LineSplitter()
-        async for chunk in self._chunks(request, _Form.NDJSON):
-            for number, line in splitter.feed(chunk):
-                await self._take_line(intake, number, line)
+        try:
+            async for chunk in self._chunks(request, _Form.NDJSON):
+                for number, line in splitter.feed(chunk):
+                    await self._take_line(intake, number, line)
+        except Problem as problem:
+            problem.extensions.setdefault("next", splitter.next_number)
+            raise
         for number, line in splitter.finish():
             await self._take_line(intake, number, line)
 

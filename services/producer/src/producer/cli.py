@@ -266,7 +266,7 @@ def _print_reports(reports: list[PublishReport]) -> None:
         counts = (totals.read, totals.accepted, totals.rejected, totals.unconfirmed)
         rate = totals.accepted / report.seconds if report.seconds else 0
         table.add_row(report.name, *(f"{count:,}" for count in counts), f"{rate:,.0f}", totals.accepted_ids_hash)
-    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table, markup=False)
+    Console(highlight=False, width=None if sys.stdout.isatty() else 1000).print(table, markup=False)
 
 
 def _table(first: str, *others: str) -> Table:

@@ -26,6 +26,11 @@ class LineSplitter:
         self._held_bytes = 0
         self._number = 0
 
+    @property
+    def next_number(self) -> int:
+        """The number of the line that has not ended yet."""
+        return self._number + 1
+
     def feed(self, chunk: bytes) -> Iterator[tuple[int, bytes | None]]:
         """The lines that end in this chunk, each with its number from 1; None in place of a line that is too long."""
         *ended, rest = chunk.split(b"\n")
