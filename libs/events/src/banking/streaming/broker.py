@@ -94,14 +94,20 @@ class Delivery:
 
     @property
     def key(self) -> str | None:
-        """The partition key."""
-        return self.message.partition_key() or None
+        """The partition key; None too where another client's is no UTF-8, which Python's client cannot give."""
+        try:
+            return self.message.partition_key() or None
+        except UnicodeDecodeError:
+            return None
 
     @property
     def properties(self) -> dict[str, str]:
-        """The application properties."""
+        """The application properties; none where another client's are no UTF-8, which Python's client cannot give."""
         if self._properties is None:
-            self._properties = self.message.properties()
+            try:
+                self._properties = self.message.properties()
+            except UnicodeDecodeError:
+                self._properties = {}
         return self._properties
 
     @property
