@@ -18,7 +18,7 @@ from producer.settings import ProducerSettings
 from vector_consumer.settings import VectorSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from pydantic.fields import FieldInfo
 
@@ -63,6 +63,10 @@ def metrics_page() -> str:
         for metric in _metrics()
     )
     return "\n".join(lines) + "\n"
+
+
+PAGES: Mapping[str, Callable[[], str]] = {"configuration.md": configuration_page, "metrics.md": metrics_page}
+"""The pages, by their names in `docs/`."""
 
 
 def _setting_rows(settings: type[ServiceSettings], base: type[ServiceSettings] | None) -> Iterator[str]:
