@@ -115,7 +115,7 @@ def s3_endpoint() -> Iterator[str]:
 
 async def until(true: Callable[[], Awaitable[bool]], seconds: float = 60) -> None:
     async with asyncio.timeout(seconds):
-        while not await true():  # noqa: ASYNC110 - what is waited for has no event
+        while not await true():
             await asyncio.sleep(0.1)
 
 

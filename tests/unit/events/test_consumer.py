@@ -47,7 +47,7 @@ class Rig:
 
     async def until(self, condition, seconds=3.0):
         async with asyncio.timeout(seconds):
-            while not condition():  # noqa: ASYNC110 - the condition is plain state
+            while not condition():
                 await asyncio.sleep(0.001)
 
     def outcomes(self, status):

@@ -96,7 +96,7 @@ def make_loop(source: InMemorySource, retries: Retries, archive: DeadLetterArchi
 
 async def until(true: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while not true():  # noqa: ASYNC110 - what is waited for has no event
+        while not true():
             await asyncio.sleep(0.01)
 
 

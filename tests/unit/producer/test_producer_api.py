@@ -84,7 +84,7 @@ def lines(*events):
 
 async def until(condition):
     async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - it is another task's state
+        while not condition():
             await asyncio.sleep(0.01)
 
 

@@ -225,7 +225,7 @@ async def test_a_pipe_gives_what_it_has_and_can_be_stopped(tmp_path):
         task = asyncio.create_task(publish_records(file, target, stop=stop))
         await asyncio.to_thread(other_end.write, event_lines(2))
         async with asyncio.timeout(5):
-            while len(target.events) < 2:  # noqa: ASYNC110 - it is another task's state
+            while len(target.events) < 2:
                 await asyncio.sleep(0.01)
         stop.set()
         report = await asyncio.wait_for(task, 5)

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Runs every test, the integration tests against a stack of their own, which is removed afterwards.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# pytest removes the stack itself; this is for the case that it was killed.
+trap '.venv/bin/fleet clean --project banking-test >/dev/null 2>&1 || true' EXIT
+
+.venv/bin/pytest --cov --cov-report=term --cov-fail-under=90 "$@"

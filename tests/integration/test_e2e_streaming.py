@@ -1,0 +1,440 @@
+"""The whole fleet: what is published through it stands in both stores, once, at its version, with its content.
+
+Counts are not enough here: every check compares version and content hash of every entity.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+import urllib.request
+import uuid
+from pathlib import Path
+
+import pytest
+
+from banking.streaming.entities import EntityType
+from banking.streaming.events import create_event, create_person_event
+from banking.streaming.producer import AsyncEntityProducer
+from banking.streaming.streaming_orchestrator import StreamingConfig, StreamingOrchestrator
+from fleet.comparison import Expectation, compare, wait_until_equal
+from fleet.compose import ROOT, SERVICES, StackError
+from fleet.publishing import publish
+
+SECONDS = 240.0
+PERSONS = "persistent://public/banking/persons-events"
+
+
+@pytest.fixture
+def unique():
+    return uuid.uuid4().hex[:12]
+
+
+@pytest.fixture
+async def producer(stack):
+    async with AsyncEntityProducer(stack.addresses.pulsar_url) as producer:
+        yield producer
+
+
+def data_set(seed, transactions):
+    """A coherent data set, three in five of its entities transactions."""
+    return StreamingOrchestrator(
+        StreamingConfig(
+            seed=seed,
+            person_count=transactions // 5,
+            company_count=transactions // 50,
+            account_count=transactions // 5,
+            transaction_count=transactions,
+            communication_count=transactions // 5,
+        )
+    ).events()
+
+
+def expected(*events):
+    expectation = Expectation()
+    expectation.add_all(events)
+    return expectation
+
+
+async def assert_in_both(readers, expectation, seconds=SECONDS):
+    comparisons = await asyncio.gather(*(wait_until_equal(reader, expectation, seconds) for reader in readers))
+    for comparison in comparisons:
+        assert comparison.differences == []
+        assert comparison.equal == expectation.count()
+
+
+async def assert_one_vertex_each(graph):
+    """A full scan: an index would hide a second vertex of the same entity."""
+    for entity_type in EntityType:
+        keys = await graph.scan_keys(entity_type)
+        assert len(keys) == len(set(keys)), f"ghost vertices of {entity_type}"
+
+
+def started(stack):
+    """When each container was last started, so that a restart shows."""
+    return {container.name: container.started for container in stack.containers()}
+
+
+def ask(stack, query):
+    """The result of a query to Prometheus."""
+    url = f"{stack.addresses.prometheus_url}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
+    with urllib.request.urlopen(url, timeout=10) as response:
+        return json.load(response)["data"]["result"]
+
+
+async def until(condition, seconds=60.0):
+    async with asyncio.timeout(seconds):
+        while not (value := condition()):
+            await asyncio.sleep(0.5)
+    return value
+
+
+async def test_a_generated_data_set_stands_in_both_stores(stack, graph, vector):
+    before = started(stack)
+    expectation = Expectation()
+    totals = await publish(stack.addresses.producer_url, data_set(7, 1000), on_event=expectation.add)
+    assert totals["accepted"] == totals["read"] == expectation.count().total()
+    await assert_in_both((graph, vector), expectation)
+    await assert_one_vertex_each(graph)
+    stubs = await graph.submit("g.V().has('entity_id', within(wanted)).has('stub')", {"wanted": ids_of(expectation)})
+    assert stubs == []
+    assert started(stack) == before
+
+
+def ids_of(expectation):
+    return [entity_id for held in expectation.entities.values() for entity_id in held]
+
+
+async def test_the_newest_version_wins_and_a_deleted_entity_stays_deleted(producer, graph, vector, unique):
+    def person(number, version, **payload):
+        return create_person_event(f"{unique}-{number}", "Ann", payload, source="test", version=version)
+
+    newest, gone = (
+        person(1, 3, city="Bonn"),
+        create_event("person", f"{unique}-2", source="test", event_type="delete", version=9),
+    )
+    await producer.send_many([newest, person(1, 1, city="Ulm"), gone, person(2, 4)])
+    await assert_in_both((graph, vector), expected(newest, gone))
+    await producer.send_many([person(1, 2), person(2, 8), last := person(3, 1)])
+    await assert_in_both((graph, vector), expected(newest, gone, last))
+    live = await graph.submit(
+        "live.V().has('entity_id', within(wanted)).values('entity_id')", {"wanted": [gone.entity_id, newest.entity_id]}
+    )
+    assert live == [newest.entity_id]
+
+
+async def test_references_become_edges(producer, graph, vector, unique):
+    owner = create_person_event(f"{unique}-o", "Ann", source="test")
+    accounts = [
+        create_event(
+            "account", f"{unique}-{side}", {"owner_id": owner.entity_id, "owner_type": "person"}, source="test"
+        )
+        for side in "ab"
+    ]
+    payment = create_event(
+        "transaction",
+        f"{unique}-t",
+        {"from_account_id": f"{unique}-a", "to_account_id": f"{unique}-b", "amount": "12.50", "currency": "EUR"},
+        source="test",
+    )
+    # The references come before what they refer to.
+    await producer.send_many([payment, *accounts, owner])
+    await assert_in_both((graph, vector), expected(owner, *accounts, payment))
+    query = "g.V().has('entity_key', wanted).out('from_account').out('owned_by').values('entity_id')"
+    assert await graph.submit(query, {"wanted": f"transaction:{unique}-t"}) == [owner.entity_id]
+    amount = await graph.submit(
+        "g.V().has('entity_key', wanted).outE('to_account').values('amount')", {"wanted": f"transaction:{unique}-t"}
+    )
+    assert amount == [12.5]
+
+
+async def test_two_graph_consumers_share_the_work_and_lose_nothing(stack, graph, vector):
+    stack.scale("graph_consumer", 2)
+    try:
+        expectation = Expectation()
+        totals = await publish(stack.addresses.producer_url, data_set(11, 4000), on_event=expectation.add)
+        assert totals["accepted"] == expectation.count().total()
+        await assert_in_both((graph, vector), expectation)
+        await assert_one_vertex_each(graph)
+        shares = await until(
+            lambda: (
+                len(found := ask(stack, 'sum by (instance) (streaming_outcomes_total{job="graph_consumer"}) > 0')) >= 2
+                and found
+            )
+        )
+        assert len(shares) == 2
+    finally:
+        stack.scale("graph_consumer", 1)
+    assert [container.number for container in stack.containers("graph_consumer")] == [1]
+
+
+@pytest.mark.parametrize("store", ["janusgraph", "opensearch"])
+async def test_a_store_that_is_restarted_in_the_middle_loses_nothing(stack, graph, vector, store):
+    seed = {"janusgraph": 13, "opensearch": 17}[store]
+    expectation = Expectation()
+    publishing = asyncio.create_task(
+        publish(stack.addresses.producer_url, data_set(seed, 3000), on_event=expectation.add)
+    )
+    await asyncio.sleep(1.0)
+    await asyncio.to_thread(stack.restart, store)
+    totals = await publishing
+    assert totals["accepted"] == expectation.count().total()
+    await asyncio.to_thread(stack.wait_ready, SECONDS)
+    await assert_in_both((graph, vector), expectation)
+    await assert_one_vertex_each(graph)
+
+
+async def test_kill_9_of_any_service_changes_nothing(stack, producer, graph, vector):
+    """The producer of this test is the library, so that the killed producer service has nothing to answer for."""
+    expectation = Expectation()
+    before = started(stack)
+
+    def events():
+        for event in data_set(19, 8000):
+            expectation.add(event)
+            yield event
+
+    publishing = asyncio.create_task(producer.send_many(events()))
+    for service in SERVICES:
+        await asyncio.sleep(0.5)
+        await asyncio.to_thread(stack.kill_process, service)
+    report = await publishing
+    assert (report.published, report.failed) == (expectation.count().total(), 0)
+    # podman's restart policy brings each of them back.
+    await until(lambda: all(container.state == "running" for container in stack.containers()))
+    await asyncio.to_thread(stack.wait_ready, SECONDS)
+    await assert_in_both((graph, vector), expectation)
+    await assert_one_vertex_each(graph)
+    after = started(stack)
+    assert {name for name in before if after[name] != before[name]} >= {
+        stack.container(service) for service in SERVICES
+    }
+
+
+async def test_a_poison_event_is_retried_and_archived_and_holds_nothing_up(stack, producer, graph, vector, unique):
+    poison = create_person_event(f"{unique}-bad", "Ann", {"date_of_birth": "yesterday"}, source="test")
+    good = [create_person_event(f"{unique}-{number}", "Ann", source="test") for number in range(50)]
+    await producer.send_many([*good[:25], poison, *good[25:]])
+    await assert_in_both((graph, vector), expected(*good))
+
+    def archived():
+        listing = json.loads(stack.exec("dlq_worker", "dlq_worker", "list", "--id", poison.entity_id, "--json"))
+        return listing if len(listing) == 2 else None
+
+    letters = await until(archived, 90)
+    assert {letter["leg"] for letter in letters} == {"graph", "vector"}
+    assert {letter["reason"] for letter in letters} == {"invalid_field"}
+    assert {letter["attempt"] for letter in letters} == {3}
+    assert all("date_of_birth" in letter["error"] for letter in letters)
+    for reader in (graph, vector):
+        assert await reader.lookup(EntityType.PERSON, [poison.entity_id]) == {}
+
+
+async def test_prometheus_scrapes_every_service(stack):
+    for service in SERVICES:
+        found = await until(lambda service=service: ask(stack, f'up{{job="{service}"}} == 1'))
+        assert len(found) == len(stack.containers(service))
+        assert ask(stack, f'streaming_build_info{{job="{service}"}}')
+    assert await until(lambda: ask(stack, 'pulsar_subscription_back_log{subscription="graph-consumer"}'))
+    assert ask(stack, 'sum(streaming_events_consumed_total{consumer_type="vector"}) > 0')
+
+
+async def test_the_documented_commands_show_the_topics(stack, producer, unique):
+    cli = stack.container("pulsar-cli")
+    topics = stack.podman("exec", cli, "bin/pulsar-admin", "topics", "list", "public/banking")
+    assert f"{PERSONS}\n" in topics
+    stats = json.loads(
+        re.search(r"\{.*\}", stack.podman("exec", cli, "bin/pulsar-admin", "topics", "stats", PERSONS), re.DOTALL)[0]
+    )
+    assert {"graph-consumer", "vector-consumer"} <= set(stats["subscriptions"])
+    events = [create_person_event(f"{unique}-{number}", "Ann", source="test") for number in range(5)]
+    stack.pause("graph_consumer")
+    try:
+        consuming = asyncio.create_task(
+            asyncio.to_thread(
+                stack.podman,
+                "exec",
+                cli,
+                "bin/pulsar-client",
+                "consume",
+                "-s",
+                "debug-sub",
+                PERSONS,
+                "-n",
+                "5",
+                timeout_seconds=90,
+            )
+        )
+        # Messages from before the subscription are not shown, so it has to be there first.
+        subscribed = "bin/pulsar-admin", "topics", "subscriptions", PERSONS
+        async with asyncio.timeout(60):
+            while "debug-sub" not in await asyncio.to_thread(stack.podman, "exec", cli, *subscribed):
+                await asyncio.sleep(0.5)
+        await producer.send_many(events)
+        consumed = await consuming
+        assert consumed.count("got message") == 5
+        assert all(event.entity_id in consumed for event in events)
+        # The frozen consumer has been sent these five; the next ones are its backlog too.
+        peeked = stack.podman(
+            "exec", cli, "bin/pulsar-admin", "topics", "peek-messages", PERSONS, "-n", "5", "-s", "graph-consumer"
+        )
+        assert unique in peeked
+        assert '"entity_type":"person"' in peeked
+    finally:
+        stack.unpause("graph_consumer")
+    stack.podman("exec", cli, "bin/pulsar-admin", "topics", "unsubscribe", "-f", "-s", "debug-sub", PERSONS)
+
+
+async def test_a_subscription_that_is_not_durable_leaves_nothing_behind(stack, producer, unique):
+    cli = stack.container("pulsar-cli")
+    consuming = asyncio.create_task(
+        asyncio.to_thread(
+            stack.podman,
+            "exec",
+            cli,
+            "bin/pulsar-client",
+            "consume",
+            "-m",
+            "NonDurable",
+            "-s",
+            "peeking",
+            PERSONS,
+            "-n",
+            "1",
+            timeout_seconds=90,
+        )
+    )
+    async with asyncio.timeout(80):
+        number = 0
+        while not consuming.done():
+            number += 1
+            await producer.send(create_person_event(f"{unique}-{number}", "Ann", source="test"))
+            await asyncio.sleep(0.5)
+    assert "got message" in await consuming
+    assert "peeking" not in stack.podman("exec", cli, "bin/pulsar-admin", "topics", "subscriptions", PERSONS)
+
+
+def test_the_services_run_with_few_rights(stack):
+    for service in SERVICES:
+        inspected = json.loads(stack.podman("inspect", stack.container(service)))[0]
+        assert inspected["HostConfig"]["ReadonlyRootfs"]
+        assert inspected["EffectiveCaps"] in (None, [])
+        assert stack.exec(service, "id", "-u").strip() != "0"
+        with pytest.raises(StackError, match="Read-only file system"):
+            stack.exec(service, "touch", "/app/file")
+        published = [port for port in (inspected["HostConfig"]["PortBindings"] or {}).values() if port]
+        assert bool(published) == (service == "producer")
+        assert all(binding["HostIp"] == "127.0.0.1" for port in published for binding in port)
+
+
+def test_logs_are_json(stack):
+    for service in SERVICES:
+        for line in stack.logs(service, lines=50).splitlines():
+            entry = json.loads(line)
+            assert {"event", "level", "timestamp"} <= set(entry)
+
+
+def test_the_readme_s_snippet_runs_as_written(stack):
+    (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    program = snippet.replace("pulsar://localhost:6650", stack.addresses.pulsar_url)
+    assert program != snippet
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def fleet(stack, *arguments, seconds=300):
+    from tests.integration.conftest import ENVIRONMENT
+
+    command = [str(Path(sys.prefix) / "bin" / "fleet"), *arguments, "--project", stack.project]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=seconds, check=False, env=os.environ | ENVIRONMENT
+    )
+
+
+def test_the_demonstration_shows_that_the_three_systems_agree(stack):
+    result = fleet(stack, "demo")
+    assert result.returncode == 0, result.stdout + result.stderr
+    for row in (r"person +│ +100 │ +100 │ +100", r"transaction +│ +500 │ +500 │ +500", r"all +│ +920 │ +920 │ +920"):
+        assert re.search(row, result.stdout)
+    assert "Search:" in result.stdout
+
+
+def test_the_demonstration_fails_when_a_leg_does_not_catch_up(stack, tmp_path):
+    (tmp_path / "nodes.csv").write_text(
+        "nodeid,isFraud,init_balance,fraudStep\n" + "".join(f"{uuid.uuid4().hex[:8]},0,1.00,-1\n" for _ in range(10))
+    )
+    (tmp_path / "transactions.csv").write_text("sourceNodeId,targetNodeId,value,time\n")
+    freeze = threading.Timer(0, stack.pause, ["graph_consumer"])
+    try:
+        freeze.start()
+        freeze.join()
+        result = run_demo_only(stack, tmp_path)
+    finally:
+        stack.unpause("graph_consumer")
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "JanusGraph: account" in result.stdout
+    assert "missing" in result.stdout
+
+
+def run_demo_only(stack, data):
+    """The demonstration without bringing the stack up first, which a frozen consumer would not survive."""
+    program = (
+        "import asyncio, sys; from pathlib import Path; from rich.console import Console;"
+        "from fleet.addresses import Addresses; from fleet.demo import run_demo;"
+        "sys.exit(not asyncio.run(run_demo(Addresses.from_environment(), Path(sys.argv[1]), 5.0, Console())))"
+    )
+    from tests.integration.conftest import ENVIRONMENT
+
+    return subprocess.run(
+        [sys.executable, "-c", program, str(data)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=os.environ | ENVIRONMENT,
+    )
+
+
+async def test_removing_pulsar_s_volume_under_the_services_is_survived(stack, graph, vector, unique):
+    volume = f"{stack.project}_pulsar-data"
+    stack.podman("rm", "-f", "-t", "10", stack.container("pulsar"))
+    stack.podman("volume", "rm", volume)
+    await asyncio.to_thread(stack.compose, "up", "-d", "pulsar", timeout_seconds=120)
+    await asyncio.to_thread(stack.wait_ready, SECONDS)
+    event = create_person_event(f"{unique}-new", "Ann", source="test")
+
+    async def published():
+        totals = await publish(stack.addresses.producer_url, [event])
+        return totals["accepted"] == 1
+
+    assert await published()
+    await assert_in_both((graph, vector), expected(event))
+
+
+async def test_down_and_up_keeps_the_data_and_takes_new_events(stack, graph, vector, unique):
+    old = [create_person_event(f"{unique}-{number}", "Ann", source="test") for number in range(20)]
+    await publish(stack.addresses.producer_url, old)
+    await assert_in_both((graph, vector), expected(*old))
+    await asyncio.to_thread(stack.down)
+    assert stack.containers() == []
+    started_at = time.monotonic()
+    await asyncio.to_thread(stack.up)
+    assert time.monotonic() - started_at < 300
+    for reader in (graph, vector):
+        assert (await compare(reader, expected(*old))).differences == []
+    new = create_person_event(f"{unique}-new", "Ann", source="test")
+    await publish(stack.addresses.producer_url, [new])
+    await assert_in_both((graph, vector), expected(new))
+
+
+async def test_up_again_is_harmless_and_restarts_nothing(stack):
+    before = started(stack)
+    await asyncio.to_thread(stack.up)
+    assert started(stack) == before
