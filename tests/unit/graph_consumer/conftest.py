@@ -63,6 +63,7 @@ class GremlinServer:
         self.connections = 0
         self.sockets: list[web.WebSocketResponse] = []
         self.requests: list[Request] = []
+        self._arrival = asyncio.Condition()
         app = web.Application()
         app.router.add_get("/gremlin", self._serve)
         self._server = TestServer(app)
@@ -84,6 +85,11 @@ class GremlinServer:
     def url(self) -> str:
         return f"ws://127.0.0.1:{self.port}/gremlin"
 
+    async def received(self, count: int) -> None:
+        """Wait until so many requests have arrived."""
+        async with self._arrival:
+            await self._arrival.wait_for(lambda: len(self.requests) >= count)
+
     async def ok(self, request: Request) -> None:
         await request.answer([request.script])
 
@@ -96,7 +102,9 @@ class GremlinServer:
         async for message in socket:
             if message.type is WSMsgType.BINARY:
                 request = Request(socket, message.data)
-                self.requests.append(request)
+                async with self._arrival:
+                    self.requests.append(request)
+                    self._arrival.notify_all()
                 tasks.append(asyncio.create_task(self._run(request)))
         for task in tasks:
             task.cancel()

@@ -83,8 +83,7 @@ async def test_a_lost_connection_fails_what_is_in_flight_and_the_next_request_co
 
     server.handle = never
     requests = [asyncio.create_task(client.submit("x")) for _ in range(5)]
-    while len(server.requests) < 5:
-        await asyncio.sleep(0.01)
+    await server.received(5)
     await server.sockets[0].close()
     results = await asyncio.gather(*requests, return_exceptions=True)
     assert [type(result) for result in results] == [ConnectionFailedError] * 5
@@ -171,8 +170,7 @@ async def test_a_closed_client_fails_what_is_in_flight(server: GremlinServer, cl
 
     server.handle = never
     request = asyncio.create_task(client.submit("x"))
-    while not server.requests:
-        await asyncio.sleep(0.01)
+    await server.received(1)
     await client.close()
     with pytest.raises(ConnectionFailedError):
         await request

@@ -118,7 +118,7 @@ def test_a_value_that_does_not_fit_is_rejected_by_name_and_not_shown(
         to_row(event, NOW)
     assert caught.value.outcome.reason is RejectionReason.INVALID_FIELD
     assert caught.value.outcome.detail.startswith(f"payload.{field}: expected ")
-    if isinstance(value, str) and len(value) > 1:
+    if isinstance(value, str) and len(value) > 4:
         assert value not in caught.value.outcome.detail
 
 
@@ -138,10 +138,14 @@ def test_another_id_under_the_id_field_is_kept() -> None:
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=10,
-)  # fmt: skip
+)
 
 
 @given(st.dictionaries(st.text(), json_values))
