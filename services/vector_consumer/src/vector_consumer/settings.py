@@ -21,7 +21,9 @@ class VectorSettings(LegSettings):
     """Where OpenSearch is, how its indices are made and how documents are sent."""
 
     opensearch_host: str = Field("localhost", min_length=1)
+    """OpenSearch's host."""
     opensearch_port: int = Field(9200, ge=1, le=65535)
+    """Its port."""
     opensearch_use_ssl: bool = True
     """Whether to speak TLS. The server's certificate is always verified."""
     opensearch_ca_file: FilePath | None = None
