@@ -225,8 +225,9 @@ async def test_a_poison_event_is_retried_and_archived_and_holds_nothing_up(stack
     await assert_in_both((graph, vector), expected(*good))
 
     def archived():
-        listing = json.loads(stack.exec("dlq_worker", "dlq_worker", "list", "--id", poison.entity_id, "--json"))
-        return listing if len(listing) == 2 else None
+        lines = stack.exec("dlq_worker", "dlq_worker", "list", "--format", "json").splitlines()
+        mine = [letter for letter in map(json.loads, lines) if letter["key"] == poison.entity_id]
+        return mine if len(mine) == 2 else None
 
     letters = await until(archived, 90)
     assert {letter["leg"] for letter in letters} == {"graph", "vector"}
@@ -246,79 +247,57 @@ async def test_prometheus_scrapes_every_service(stack):
     assert ask(stack, 'sum(streaming_events_consumed_total{consumer_type="vector"}) > 0')
 
 
+def documented(stack, *words):
+    """A command of docs/operating.md, by words in it, as arguments for podman with this stack's container."""
+    text = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^podman (exec janusgraph-demo_pulsar-cli_1 .+)$", text, re.MULTILINE)
+    (command,) = (command for command in commands if all(word in command for word in words))
+    return command.replace("janusgraph-demo", stack.project).split()
+
+
+async def run_documented(stack, *words, seconds=90.0):
+    return await asyncio.to_thread(stack.podman, *documented(stack, *words), timeout_seconds=seconds)
+
+
 async def test_the_documented_commands_show_the_topics(stack, producer, unique):
-    cli = stack.container("pulsar-cli")
-    topics = stack.podman("exec", cli, "bin/pulsar-admin", "topics", "list", "public/banking")
-    assert f"{PERSONS}\n" in topics
-    stats = json.loads(
-        re.search(r"\{.*\}", stack.podman("exec", cli, "bin/pulsar-admin", "topics", "stats", PERSONS), re.DOTALL)[0]
-    )
+    assert f"{PERSONS}\n" in await run_documented(stack, "topics list")
+    stats = json.loads(re.search(r"\{.*\}", await run_documented(stack, "topics stats"), re.DOTALL)[0])
     assert {"graph-consumer", "vector-consumer"} <= set(stats["subscriptions"])
     events = [create_person_event(f"{unique}-{number}", "Ann", source="test") for number in range(5)]
     stack.pause("graph_consumer")
     try:
-        consuming = asyncio.create_task(
-            asyncio.to_thread(
-                stack.podman,
-                "exec",
-                cli,
-                "bin/pulsar-client",
-                "consume",
-                "-s",
-                "debug-sub",
-                PERSONS,
-                "-n",
-                "5",
-                timeout_seconds=90,
-            )
-        )
+        consuming = asyncio.create_task(run_documented(stack, "consume -s"))
         # Messages from before the subscription are not shown, so it has to be there first.
-        subscribed = "bin/pulsar-admin", "topics", "subscriptions", PERSONS
         async with asyncio.timeout(60):
-            while "debug-sub" not in await asyncio.to_thread(stack.podman, "exec", cli, *subscribed):
+            while "debug-sub" not in await asyncio.to_thread(subscriptions, stack):
                 await asyncio.sleep(0.5)
         await producer.send_many(events)
         consumed = await consuming
         assert consumed.count("got message") == 5
         assert all(event.entity_id in consumed for event in events)
-        # The frozen consumer has been sent these five; the next ones are its backlog too.
-        peeked = stack.podman(
-            "exec", cli, "bin/pulsar-admin", "topics", "peek-messages", PERSONS, "-n", "5", "-s", "graph-consumer"
-        )
-        assert unique in peeked
-        assert '"entity_type":"person"' in peeked
+        # Nothing of these five is acknowledged by the frozen consumer: they are its backlog.
+        assert '"entity_type":"person"' in await run_documented(stack, "peek-messages")
     finally:
         stack.unpause("graph_consumer")
-    stack.podman("exec", cli, "bin/pulsar-admin", "topics", "unsubscribe", "-f", "-s", "debug-sub", PERSONS)
+    assert "debug-sub" in subscriptions(stack)
+    await run_documented(stack, "unsubscribe")
+    assert "debug-sub" not in subscriptions(stack)
+
+
+def subscriptions(stack):
+    return stack.exec("pulsar-cli", "bin/pulsar-admin", "topics", "subscriptions", PERSONS)
 
 
 async def test_a_subscription_that_is_not_durable_leaves_nothing_behind(stack, producer, unique):
-    cli = stack.container("pulsar-cli")
-    consuming = asyncio.create_task(
-        asyncio.to_thread(
-            stack.podman,
-            "exec",
-            cli,
-            "bin/pulsar-client",
-            "consume",
-            "-m",
-            "NonDurable",
-            "-s",
-            "peeking",
-            PERSONS,
-            "-n",
-            "1",
-            timeout_seconds=90,
-        )
-    )
+    consuming = asyncio.create_task(run_documented(stack, "NonDurable"))
     async with asyncio.timeout(80):
         number = 0
         while not consuming.done():
             number += 1
             await producer.send(create_person_event(f"{unique}-{number}", "Ann", source="test"))
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.2)
     assert "got message" in await consuming
-    assert "peeking" not in stack.podman("exec", cli, "bin/pulsar-admin", "topics", "subscriptions", PERSONS)
+    assert "debug-sub" not in subscriptions(stack)
 
 
 def test_the_services_run_with_few_rights(stack):
