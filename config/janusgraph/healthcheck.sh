@@ -3,5 +3,5 @@
 set -euo pipefail
 
 exec 3<>/dev/tcp/127.0.0.1/8182
-printf 'GET /?gremlin=g.V().limit(1).count() HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n' >&3
+printf 'GET /?gremlin=writer.check() HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n' >&3
 head -n 1 <&3 | grep -q ' 200 '
