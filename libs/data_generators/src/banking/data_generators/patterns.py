@@ -62,9 +62,9 @@ class Patterns:
         self._accounts = accounts
         ring = next((kind for kind in ("company", "person") if accounts.count_of(kind) >= 3), None)
         chain = next((kind for kind in ("person", "company") if accounts.count_of(kind) >= 4), None)
-        self._kinds = [(kind, owners) for kind, owners in ((MULE_CHAIN, chain), (RING, ring)) if owners]
-        if self.population.counts.accounts >= 2:
-            self._kinds.append((STRUCTURING, "person" if accounts.count_of("person") >= 2 else "company"))
+        cash = next((kind for kind in ("person", "company") if accounts.count_of(kind) >= 2), None)
+        kinds = ((MULE_CHAIN, chain), (RING, ring), (STRUCTURING, cash))
+        self._kinds = [(kind, owners) for kind, owners in kinds if owners]
         self.count = self.population.counts.transactions // BLOCK if self._kinds else 0
         self._last: tuple[int, Plan] | None = None
 
