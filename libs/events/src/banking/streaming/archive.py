@@ -280,7 +280,7 @@ class DeadLetterArchive:
         for folder in (_LETTERS, _MANIFEST):
             try:
                 async with asyncio.timeout(self._timeout_seconds):
-                    await obstore.delete_async(self._store(), f"{folder}/{place}")
+                    await asyncio.to_thread(obstore.delete, self._store(), f"{folder}/{place}")
             except FileNotFoundError:
                 continue
             except (BaseError, OSError) as error:
@@ -336,20 +336,20 @@ class DeadLetterArchive:
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 store = self._store()
-                await obstore.put_async(store, path, content)
+                await asyncio.to_thread(obstore.put, store, path, content)
                 if isinstance(store, LocalStore):
                     await asyncio.to_thread(_flush_to_disk, Path(str(store.prefix)), path)
-                held = await (await obstore.get_async(store, path)).bytes_async()
+                held = await asyncio.to_thread(_get, store, path)
         except (BaseError, OSError) as error:
             raise self._unavailable(error) from error
-        if held.to_bytes() != content:
+        if held != content:
             raise ArchiveUnavailableError(f"{self.url}: {path} reads back other bytes than were written")
 
     async def _read(self, path: str) -> bytes:
         """An object's content; empty where it does not exist."""
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                return (await (await obstore.get_async(self._store(), path)).bytes_async()).to_bytes()
+                return await asyncio.to_thread(_get, self._store(), path)
         except FileNotFoundError:
             return b""
         except (BaseError, OSError) as error:
@@ -357,18 +357,27 @@ class DeadLetterArchive:
 
     async def _list(self, folder: str, since: date | None) -> list[str]:
         offset = None if since is None else f"{folder}/date={since:%Y-%m-%d}"
-        places: list[str] = []
         try:
-            async for page in obstore.list(self._store(), prefix=folder, offset=offset):
-                places.extend(entry["path"].removeprefix(f"{folder}/") for entry in page)
+            places = await asyncio.to_thread(_list_paths, self._store(), folder, offset)
         except (BaseError, OSError) as error:
             raise self._unavailable(error) from error
+        places = [place.removeprefix(f"{folder}/") for place in places]
         return sorted((place for place in places if place.endswith(".ndjson.zst")), key=_written)
 
     def _unavailable(self, error: Exception) -> ArchiveUnavailableError:
         # The store's messages go on with a dump of its internals.
         problem = str(error).partition("\n\nDebug source")[0].strip() or "no answer in time"
         return ArchiveUnavailableError(f"{self.url}: {problem:.500}")
+
+
+# obstore's own asynchronous calls hand their results over from threads of theirs; one that does so while the
+# interpreter ends aborts the process (CPython 3.13). Its synchronous calls, in our threads, never touch Python.
+def _get(store: ObjectStore, path: str) -> bytes:
+    return obstore.get(store, path).bytes().to_bytes()
+
+
+def _list_paths(store: ObjectStore, folder: str, offset: str | None) -> list[str]:
+    return [entry["path"] for page in obstore.list(store, prefix=folder, offset=offset) for entry in page]
 
 
 def day_of(place: str) -> date:
