@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -234,6 +235,10 @@ async def test_a_poison_event_is_retried_and_archived_and_holds_nothing_up(stack
     assert {letter["reason"] for letter in letters} == {"invalid_field"}
     assert {letter["attempt"] for letter in letters} == {3}
     assert all("date_of_birth" in letter["error"] for letter in letters)
+    listing = await run_documented(stack, "dlq_worker list")
+    assert all(word in listing for word in ("graph", "vector"))
+    counted = re.search(r"letters +│ +│ +(\d+)", await run_documented(stack, "dlq_worker stats"))
+    assert int(counted[1]) >= 2
     for reader in (graph, vector):
         assert await reader.lookup(EntityType.PERSON, [poison.entity_id]) == {}
 
@@ -253,9 +258,9 @@ async def test_prometheus_scrapes_every_service(stack, producer, unique):
 def documented(stack, *words):
     """A command of docs/operating.md, by words in it, as arguments for podman with this stack's container."""
     text = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
-    commands = re.findall(r"^podman (exec janusgraph-demo_pulsar-cli_1 .+)$", text, re.MULTILINE)
+    commands = re.findall(r"^podman (exec janusgraph-demo_.+)$", text, re.MULTILINE)
     (command,) = (command for command in commands if all(word in command for word in words))
-    return command.replace("janusgraph-demo", stack.project).split()
+    return shlex.split(command.replace("janusgraph-demo", stack.project))
 
 
 async def run_documented(stack, *words, seconds=90.0):
@@ -349,6 +354,8 @@ def test_the_demonstration_shows_that_the_three_systems_agree(stack):
     for row in (r"person +│ +100 │ +100 │ +100", r"transaction +│ +500 │ +500 │ +500", r"all +│ +920 │ +920 │ +920"):
         assert re.search(row, result.stdout)
     assert "Search:" in result.stdout
+    found = stack.podman(*documented(stack, "search"), timeout_seconds=120)
+    assert "communication" in found
 
 
 def test_the_demonstration_fails_when_a_leg_does_not_catch_up(stack, tmp_path):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from banking.streaming.events import EntityEvent
     from fleet.addresses import Addresses
 
-QUESTION = "money moved to a shell company abroad"
+QUESTION = "wire transfer to a shell company"
 
 _MAPPINGS = {"nodes": "amlsim-accounts", "transactions": "amlsim-payments"}
 _SUFFIXES = (".csv", ".csv.gz", ".csv.zst")
