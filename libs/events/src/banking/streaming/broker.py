@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     Receipt = Callable[["PublishError | None"], None]
 
+_BREATH_MESSAGES = 200
 _CLIENT_LOGGER = logging.getLogger("pulsar")
 
 
@@ -238,6 +239,9 @@ class Publisher:
         Raises:
             BrokerUnavailableError: The broker is away or has no such topic; `receipt` is not called.
         """
+        self._submitted += 1
+        if self._submitted % _BREATH_MESSAGES == 0:
+            await asyncio.sleep(0)  # a long loop of submits with room for all would hold up everything else
         while not self._room.is_set():
             await self._room.wait()
         producer = self._producers.get(message.topic) or await self._open(message.topic)
