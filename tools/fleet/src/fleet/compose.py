@@ -254,11 +254,13 @@ class Stack:
         return images.strip()
 
     def _remove_outdated(self) -> None:
-        """Remove containers whose image has been built anew since, so that `up` makes them again."""
+        """Remove containers whose image or mounted configuration has changed since, so that `up` makes them again."""
         for container in self.containers():
-            name = self.podman("inspect", "--format", "{{.ImageName}}", container.name).strip()
-            current = self.podman("image", "inspect", "--format", "{{.Id}}", name).strip()
-            if container.image_id != current:
+            [found] = json.loads(self.podman("inspect", container.name))
+            current = self.podman("image", "inspect", "--format", "{{.Id}}", found["ImageName"]).strip()
+            mounted = [Path(mount["Source"]) for mount in found["Mounts"] if mount["Type"] == "bind"]
+            if container.image_id != current or last_change(mounted) > container.started:
+                self._say(f"{container.name} is out of date: making it anew")
                 self.podman("rm", "-f", "-t", "30", container.name)
 
     def _stream(self, command: Sequence[str], timeout_seconds: float) -> None:
@@ -286,6 +288,12 @@ class Stack:
             lines = (result.stdout + result.stderr).splitlines()[-_LOG_LINES:]
             raise StackError(f"{' '.join(command)}: exit status {result.returncode}\n" + "\n".join(lines))
         return result.stdout
+
+
+def last_change(paths: Sequence[Path]) -> float:
+    """When a file of these files and folders was last written, in seconds since 1970; 0 where there is none."""
+    files = [file for path in paths for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()]
+    return max((file.stat().st_mtime for file in files), default=0.0)
 
 
 def _digest(sources: Sequence[Path]) -> str:

@@ -193,6 +193,7 @@ class Publisher:
         self._idle = asyncio.Event()
         self._room.set()
         self._idle.set()
+        self._submitted = 0
         self.in_flight = 0
 
     def connected(self, topics: Iterable[str]) -> bool:
