@@ -11,7 +11,7 @@ from banking.streaming.archive import ArchiveUnavailableError
 from banking.streaming.broker import Publisher, Subscription
 from banking.streaming.dlq_handler import ARCHIVE, DeadLetterLoop
 from banking.streaming.leg import BROKER, watch_broker
-from banking.streaming.service import CHECK_SECONDS, TOPICS, keep_topics, run_service, wait_for_stop
+from banking.streaming.service import CHECK_SECONDS, TOPICS, drain_limit, keep_topics, run_service, wait_for_stop
 
 if TYPE_CHECKING:
     from banking.streaming.archive import DeadLetterArchive
@@ -37,10 +37,9 @@ def serve(settings: DlqWorkerSettings) -> None:
 async def work(service: Service, settings: DlqWorkerSettings) -> None:
     """Everything that the service does, until `service.stop` is set."""
     health, stop = service.health, service.stop
-    for dependency in (TOPICS, BROKER, ARCHIVE):
-        health.report(dependency, "not seen yet")
-    if not settings.provision_topics:
-        health.clear(TOPICS)
+    health.expect(BROKER, ARCHIVE)
+    if settings.provision_topics:
+        health.expect(TOPICS)
     subscription = Subscription(settings.broker, settings.subscription())
     publisher = Publisher(settings.broker)
     archive = settings.archive()
@@ -70,16 +69,9 @@ async def work(service: Service, settings: DlqWorkerSettings) -> None:
 
 async def _run(loop: DeadLetterLoop, stop: asyncio.Event) -> None:
     """Run the loop, and give it a while to settle the batch in hand once a stop was asked for."""
-
-    async def limit(deadline: asyncio.Timeout) -> None:
-        await stop.wait()
-        deadline.reschedule(asyncio.get_running_loop().time() + _DRAIN_SECONDS)
-
     try:
-        async with asyncio.timeout(None) as deadline, asyncio.TaskGroup() as tasks:
-            limiter = tasks.create_task(limit(deadline))
+        async with drain_limit(stop, _DRAIN_SECONDS):
             await loop.run(stop)
-            limiter.cancel()
     except TimeoutError:
         log.warning("gave up the batch in hand; the broker will deliver it again")
 

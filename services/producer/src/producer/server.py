@@ -35,9 +35,9 @@ def run(settings: ProducerSettings) -> None:
 async def serve(service: Service, settings: ProducerSettings) -> None:
     """Everything that the service does, until `service.stop` is set."""
     health, stop = service.health, service.stop
-    health.report(BROKER, "not seen yet")
+    health.expect(BROKER)
     if settings.provision_topics:
-        health.report(TOPICS, "not seen yet")
+        health.expect(TOPICS)
     producer = AsyncEntityProducer(broker=settings.broker, max_in_flight=settings.max_in_flight_events)
     api = EventsApi(
         producer,

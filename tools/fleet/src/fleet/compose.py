@@ -151,14 +151,6 @@ class Stack:
         """Stop a container as its operator would, and start it again."""
         self.podman("restart", "-t", "30", self.container(service, number))
 
-    def stop(self, service: str, number: int = 1) -> None:
-        """Stop a container; it stays down."""
-        self.podman("stop", "-t", "30", self.container(service, number))
-
-    def start(self, service: str, number: int = 1) -> None:
-        """Start a stopped container."""
-        self.podman("start", self.container(service, number))
-
     def pause(self, service: str, number: int = 1) -> None:
         """Freeze a container's processes."""
         self.podman("pause", self.container(service, number))

@@ -380,11 +380,6 @@ def _list_paths(store: ObjectStore, folder: str, offset: str | None) -> list[str
     return [entry["path"] for page in obstore.list(store, prefix=folder, offset=offset) for entry in page]
 
 
-def day_of(place: str) -> date:
-    """The day on which a place was written."""
-    return datetime.strptime(place.partition("/")[0], "date=%Y-%m-%d").replace(tzinfo=UTC).date()
-
-
 def written_at(place: str) -> datetime:
     """When a place was written."""
     return datetime.strptime(_written(place).partition("-")[0], "%Y%m%dT%H%M%S.%fZ").replace(tzinfo=UTC)

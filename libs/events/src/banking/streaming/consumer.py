@@ -7,8 +7,6 @@ that is busy or away pauses the loop: the backlog waits in the broker and memory
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import random
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
@@ -20,6 +18,7 @@ from banking.streaming.broker import BrokerError
 from banking.streaming.dead_letters import rejected_letter
 from banking.streaming.events import EventDecodeError, decode_event, to_microseconds, version_skew_seconds
 from banking.streaming.metrics import METRICS, StreamingMetrics
+from banking.streaming.service import back_off, drain_limit
 from banking.streaming.sink import (
     STALE,
     BatchFailedError,
@@ -185,23 +184,17 @@ class BatchConsumer:
         Raises:
             Exception: What neither sink nor broker declare; unacknowledged events are then delivered again.
         """
+        self._stopping = stop
         try:
-            async with asyncio.timeout(None) as deadline, asyncio.TaskGroup() as tasks:
-                watcher = tasks.create_task(self._watch(stop, deadline))
+            async with drain_limit(stop, self._options.drain_seconds):
                 if await self._open_sink():
-                    async with asyncio.TaskGroup() as batches:
+                    async with asyncio.TaskGroup() as tasks:
                         for source in self._sources:
-                            batches.create_task(self._receive_from(source, batches))
-                watcher.cancel()
+                            tasks.create_task(self._receive_from(source, tasks))
         except TimeoutError:
             log.warning("gave up batches in flight; the broker will deliver them again", leg=self._leg)
         finally:
             await self._sink.close()
-
-    async def _watch(self, stop: asyncio.Event, deadline: asyncio.Timeout) -> None:
-        await stop.wait()
-        self._stopping.set()
-        deadline.reschedule(asyncio.get_running_loop().time() + self._options.drain_seconds)
 
     async def _open_sink(self) -> bool:
         """Open the sink, however long its store stays away; False when stopped before."""
@@ -418,12 +411,12 @@ class BatchConsumer:
         return attempt
 
     async def _back_off(self, attempt: int) -> int:
-        """Wait longer at each attempt, with jitter, but no longer than until a stop is asked for."""
-        longest = min(self._options.retry_max_seconds, self._options.retry_base_seconds * 2 ** min(attempt, 20))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(longest * random.uniform(0.5, 1.0)):  # noqa: S311 - jitter, no secret
-                await self._stopping.wait()
-        return attempt + 1
+        return await back_off(
+            attempt,
+            self._stopping,
+            base_seconds=self._options.retry_base_seconds,
+            max_seconds=self._options.retry_max_seconds,
+        )
 
     def _resume(self, token: object) -> None:
         if token not in self._paused:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
-import random
 import time
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,7 +22,7 @@ from banking.streaming.dead_letters import received_letter
 from banking.streaming.events import EventDecodeError, decode_event
 from banking.streaming.health import Health
 from banking.streaming.metrics import METRICS, StreamingMetrics
-from banking.streaming.service import wait_for_stop
+from banking.streaming.service import back_off
 from banking.streaming.topics import DLQ_SUBSCRIPTION, DLQ_TOPIC
 
 if TYPE_CHECKING:
@@ -272,10 +271,11 @@ class DeadLetterLoop:
                     log.warning("paused", waiting_for=name, problem=str(error))
                 self.waiting_for = name
                 self._health.report(name, str(error))
-                await _back_off(attempt, stop)
+                attempt = await back_off(
+                    attempt, stop, base_seconds=_PAUSE_BASE_SECONDS, max_seconds=_PAUSE_MAX_SECONDS
+                )
                 if stop.is_set():
                     return None
-                attempt += 1
             else:
                 if attempt:
                     log.info("resumed", waiting_for=name)
@@ -450,9 +450,3 @@ def _letter_of(delivery: Delivery) -> DeadLetter | None:
         return received_letter(delivery)
     except ValueError:
         return None
-
-
-async def _back_off(attempt: int, stop: asyncio.Event) -> None:
-    """Wait longer at each attempt, with jitter, but no longer than until a stop is asked for."""
-    longest = min(_PAUSE_MAX_SECONDS, _PAUSE_BASE_SECONDS * 2 ** min(attempt, 20))
-    await wait_for_stop(stop, longest * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 
 class Health:
-    """Named problems of a service. It is ready when there is none.
+    """Named problems of a service. It is ready when there is none."""
 
-    Args:
-        waiting_for: Names that count as problems until they are first cleared.
-    """
-
-    def __init__(self, *waiting_for: str) -> None:
-        self._problems: dict[str, str] = dict.fromkeys(waiting_for, "not seen yet")
+    def __init__(self) -> None:
+        self._problems: dict[str, str] = {}
 
     @property
     def problems(self) -> dict[str, str]:
@@ -22,6 +18,10 @@ class Health:
     def ready(self) -> bool:
         """Whether nothing is missing."""
         return not self._problems
+
+    def expect(self, *names: str) -> None:
+        """Count dependencies as missing until they are first cleared."""
+        self._problems.update(dict.fromkeys(names, "not seen yet"))
 
     def report(self, name: str, problem: str) -> None:
         """Note what is wrong with a dependency."""

@@ -112,10 +112,9 @@ def run_leg(name: str, settings: LegSettings, make_sink: Callable[[], Sink]) -> 
 async def consume(service: Service, settings: LegSettings, sink: Sink) -> None:
     """Everything that a consumer service does, until `service.stop` is set."""
     health, stop, leg = service.health, service.stop, sink.leg
-    for dependency in (TOPICS, BROKER, STORE):
-        health.report(dependency, "not seen yet")
-    if not settings.provision_topics:
-        health.clear(TOPICS)
+    health.expect(BROKER, STORE)
+    if settings.provision_topics:
+        health.expect(TOPICS)
     subscriptions = [
         Subscription(settings.broker, settings.subscription(leg, list(ENTITY_TOPICS.values()), key_shared=True)),
         Subscription(settings.broker, settings.subscription(leg, [RETRY_TOPICS[leg]], key_shared=False)),

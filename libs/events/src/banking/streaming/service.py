@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from banking.streaming.sink import IncompatibleStoreError
 from banking.streaming.topics import ProvisioningError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from banking.streaming.settings import ServiceSettings
     from banking.streaming.topics import TopicProvisioner
@@ -200,6 +201,42 @@ async def keep_topics(
             else:
                 health.clear(TOPICS)
             await wait_for_stop(stop, period_seconds)
+
+
+@contextlib.asynccontextmanager
+async def drain_limit(stop: asyncio.Event, seconds: float) -> AsyncIterator[None]:
+    """Let the body run for as long as it likes, but no longer than `seconds` after `stop` was set.
+
+    Raises:
+        TimeoutError: The time was up and the body was cancelled.
+        ExceptionGroup: What the body raised.
+    """
+
+    async def limit(deadline: asyncio.Timeout) -> None:
+        await stop.wait()
+        deadline.reschedule(asyncio.get_running_loop().time() + seconds)
+
+    async with asyncio.timeout(None) as deadline, asyncio.TaskGroup() as tasks:
+        limiter = tasks.create_task(limit(deadline))
+        yield
+        limiter.cancel()
+
+
+async def back_off(attempt: int, stop: asyncio.Event, *, base_seconds: float, max_seconds: float) -> int:
+    """Wait before a repetition: longer at each attempt, with jitter, but no longer than until `stop` is set.
+
+    Args:
+        attempt: How many repetitions there were, from 0.
+        stop: Ends the wait.
+        base_seconds: The first wait; it doubles.
+        max_seconds: The longest wait.
+
+    Returns:
+        The number of the next attempt.
+    """
+    longest = min(max_seconds, base_seconds * 2 ** min(attempt, 20))
+    await wait_for_stop(stop, longest * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
+    return attempt + 1
 
 
 async def wait_for_stop(stop: asyncio.Event, seconds: float) -> None:
