@@ -161,7 +161,7 @@ class GraphSink:
 
     async def _classify(self, error: ResponseError) -> Exception:
         """What an error answer to a batch means. Only a server that is otherwise well makes it the batch's fault."""
-        if _has_sign(error, _CONTENTION_SIGNS):
+        if is_contention(error):
             return _ContentionError(f"JanusGraph: {error}")
         if error.code == _TIMED_OUT or _has_sign(error, _STORAGE_SIGNS):
             return SinkUnavailableError(f"JanusGraph cannot write: {error}")
@@ -188,6 +188,11 @@ def make_client(settings: GraphSettings) -> GremlinClient:
         connect_timeout_seconds=settings.janusgraph_connect_timeout_seconds,
         request_timeout_seconds=settings.janusgraph_request_timeout_seconds,
     )
+
+
+def is_contention(error: Exception) -> bool:
+    """Whether two transactions got into each other's way, readers too: the same request again, after a moment."""
+    return isinstance(error, ResponseError) and _has_sign(error, _CONTENTION_SIGNS)
 
 
 class _ContentionError(Exception):

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from graph_consumer.sink import make_client
+import stamina
+
+from graph_consumer.sink import is_contention, make_client
 from vector_consumer.client import connect
 from vector_consumer.mappings import alias_of
 
@@ -60,17 +62,20 @@ class GraphReader:
         held: dict[str, Held] = {}
         for start in range(0, len(ids), _CHUNK):
             keys = [f"{entity_type.value}:{entity_id}" for entity_id in ids[start : start + _CHUNK]]
-            for row in await self._client.submit(_GRAPH_LOOKUP, {"wanted": keys}):
+            for row in await self.submit(_GRAPH_LOOKUP, {"wanted": keys}):
                 held[row["id"]] = Held(int(row["version"]), row["hash"], bool(row["deleted"]))
         return held
 
     async def scan_keys(self, entity_type: EntityType) -> list[str]:
         """The keys of all vertices of a type by a full scan, stubs and tombstones too; a ghost vertex comes twice."""
-        return [str(key) for key in await self._client.submit(_GRAPH_SCAN, {"wanted": entity_type.value})]
+        return [str(key) for key in await self.submit(_GRAPH_SCAN, {"wanted": entity_type.value})]
 
     async def submit(self, script: str, bindings: Mapping[str, Any] | None = None) -> list[Any]:
-        """The results of a Gremlin script."""
-        return await self._client.submit(script, bindings)
+        """The results of a Gremlin script that reads; again when a writer was in its way."""
+        async for attempt in stamina.retry_context(on=is_contention, attempts=10, wait_initial=0.05, wait_max=2.0):
+            with attempt:
+                results = await self._client.submit(script, bindings)
+        return results
 
     async def close(self) -> None:
         """Close the connection."""
