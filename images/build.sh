@@ -1,6 +1,11 @@
 #!/usr/bin/env bash
 # Provides the images that the fleet stands on and names them in config/compose/.env, which podman-compose reads.
 #
+# Usage: build.sh [cassandra] [nginx]
+#
+# Cassandra and nginx are provided when they are asked for: a fleet with that back end needs the one, a secured one the
+# other.
+#
 # One quick try to reach the registry of the official images; where it fails, they are built from Debian's packages
 # and Maven Central, laid out alike. What is there already and unchanged is neither pulled nor built again.
 set -euo pipefail
@@ -11,13 +16,16 @@ readonly ENV_FILE=../config/compose/.env
 readonly REGISTRY_TIMEOUT_SECONDS=15
 readonly PULL_TIMEOUT_SECONDS=900
 
-readonly NAMES=(pulsar janusgraph opensearch prometheus python)
+readonly NAMES=(pulsar janusgraph opensearch prometheus python cassandra nginx)
+readonly WANTED=(pulsar janusgraph opensearch prometheus python "$@")
 declare -rA OFFICIAL=(
   [pulsar]=docker.io/apachepulsar/pulsar:4.0.8
   [janusgraph]=docker.io/janusgraph/janusgraph:1.1.0
   [opensearch]=docker.io/opensearchproject/opensearch:3.6.0
   [prometheus]=docker.io/prom/prometheus:v2.53.3
   [python]=docker.io/library/python:3.13-slim-trixie
+  [cassandra]=docker.io/library/cassandra:5.0.4
+  [nginx]=docker.io/library/nginx:1.28.0
 )
 # The folders here that a stand-in is built from.
 declare -rA SOURCES=(
@@ -30,6 +38,8 @@ declare -rA SOURCES=(
   [opensearch]="base.sh java17 maven opensearch"
   [prometheus]="base.sh prometheus"
   [python]="base.sh python"
+  [cassandra]="base.sh java17 maven cassandra"
+  [nginx]="base.sh nginx"
 )
 
 say() { printf 'images: %s\n' "$*"; }
@@ -37,10 +47,14 @@ fail() { printf 'images: %s\n' "$*" >&2; exit 1; }
 
 have() { podman image exists "$1"; }
 
-have_all() {
-  local image
-  for image in "$@"; do have "$image" || return 1; done
+# have_wanted ARRAY: whether that array's image of each wanted name is there.
+have_wanted() {
+  local -n images=$1
+  local name
+  for name in "${WANTED[@]}"; do have "${images[$name]}" || return 1; done
 }
+
+is_wanted() { [[ " ${WANTED[*]} " == *" $1 "* ]]; }
 
 # A stand-in's tag is a hash of its sources, so that an unchanged one is found and a changed one is built.
 declare -A STAND_IN
@@ -82,7 +96,7 @@ wait_for_both() {
 build_stand_ins() {
   [[ $EUID -eq 0 ]] && command -v debootstrap >/dev/null ||
     fail "no registry can be reached, and building the images from packages needs root and debootstrap"
-  say "no registry can be reached: building from packages (about four minutes)"
+  say "no registry can be reached: building from packages (about four minutes the first time)"
   # Two at a time: there may be no more cores.
   debian bookworm & debian trixie &
   wait_for_both
@@ -90,6 +104,8 @@ build_stand_ins() {
   wait_for_both
   (folder pulsar && folder janusgraph) & folder opensearch &
   wait_for_both
+  ! is_wanted cassandra || folder cassandra
+  ! is_wanted nginx || folder nginx
 }
 
 registry_answers() {
@@ -98,14 +114,9 @@ registry_answers() {
 
 pull_official() {
   local name
-  for name in "${NAMES[@]}"; do
+  for name in "${WANTED[@]}"; do
     have "${OFFICIAL[$name]}" || { say "pulling ${OFFICIAL[$name]}" && timeout "$PULL_TIMEOUT_SECONDS" podman pull -q "${OFFICIAL[$name]}" >/dev/null; } || return 1
   done
-}
-
-stand_ins() {
-  local name
-  for name in "${NAMES[@]}"; do printf '%s\n' "${STAND_IN[$name]}"; done
 }
 
 # write_env ARRAY: NAME_IMAGE=… for each; left alone when nothing changes.
@@ -116,10 +127,9 @@ write_env() {
   if cmp -s "$ENV_FILE.new" "$ENV_FILE"; then rm "$ENV_FILE.new"; else mv "$ENV_FILE.new" "$ENV_FILE"; fi
 }
 
-mapfile -t built < <(stand_ins)
-if have_all "${OFFICIAL[@]}"; then
+if have_wanted OFFICIAL; then
   write_env OFFICIAL
-elif have_all "${built[@]}"; then
+elif have_wanted STAND_IN; then
   write_env STAND_IN
 elif registry_answers && pull_official; then
   write_env OFFICIAL

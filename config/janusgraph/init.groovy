@@ -1,7 +1,9 @@
 // JanusGraph's init script: makes the schema at start and offers what the fleet and its readers use:
 //
 //   writer   the batch writer, the server's side of the graph leg: writer.write(batch), writer.check()
-//   live     the readers' traversal source: it hides tombstones and stubs
+//   purge    removes tombstones: purge.find(query), purge.remove(request), purge.mend(request)
+//   audit    reads everything, for the audit: audit.page(query), audit.look(query), audit.removeStubs(request)
+//   live     the readers' traversal source: it hides tombstones, and endpoints that have not arrived
 //   g        everything
 //
 // What is declared stands in model.json, which is generated from the entity model; nothing of it is repeated here.
@@ -23,13 +25,18 @@ def make = { String name, Object... arguments -> classes.loadClass("fleet.${name
 def model = make('EntityModel', new File(folder, 'model.json'))
 def schema = make('EntitySchema', graph, model)
 def watch = make('StorageWatch', graph)
+def leases = classes.loadClass('fleet.WriteLeases').of(graph)
 
 def globals = [:]
 globals << [start: [onStartUp: { context ->
     schema.ensure()
+    leases.ensure()
     watch.start()
 }] as LifeCycleHook]
 globals << [g: traversal().withEmbedded(graph)]
 globals << [live: traversal().withEmbedded(graph).withStrategies(
-    SubgraphStrategy.build().vertices(__.hasNot('deleted').hasNot('stub')).create())]
-globals << [writer: make('EntityWriter', graph, model)]
+    SubgraphStrategy.build().vertices(__.has('version').hasNot('deleted')).create())]
+def writer = make('EntityWriter', graph, model, leases)
+globals << [writer: writer]
+globals << [purge: make('TombstonePurge', writer)]
+globals << [audit: make('GraphAudit', graph, writer)]

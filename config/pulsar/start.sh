@@ -1,18 +1,58 @@
 #!/bin/bash
 # Starts Pulsar standalone with two listeners: other containers connect to pulsar:6650,
 # programs on the host to localhost:$PULSAR_PORT, which is port 6651 in here.
+# With SECURED=true both speak TLS and want a token; see secure.conf.
 set -euo pipefail
 
+readonly CONFIG=/etc/banking/pulsar
+ours=("$CONFIG/standalone.conf") scheme=pulsar
+if [[ ${SECURED:-false} == true ]]; then
+  ours+=("$CONFIG/secure.conf")
+  scheme=pulsar+ssl
+fi
+
 # A key must not appear twice: some of Pulsar's readers take the last, others make a list of both.
-ours=$(grep -oE '^[A-Za-z_]+=' /etc/banking/pulsar/standalone.conf | paste -sd "|" -)
+keys=$(cat "${ours[@]}" | grep -oE '^[A-Za-z_]+=' | paste -sd "|" -)
 {
-  grep -vE "^(${ours}|internalListenerName=|bindAddresses=|advertisedListeners=)" conf/standalone.conf
+  grep -vE "^(${keys}|internalListenerName=|bindAddresses=|advertisedListeners=)" conf/standalone.conf
   echo
-  cat /etc/banking/pulsar/standalone.conf
+  cat "${ours[@]}"
   echo "internalListenerName=internal"
-  echo "bindAddresses=external:pulsar://0.0.0.0:6651"
-  echo "advertisedListeners=internal:pulsar://pulsar:6650,external:pulsar://localhost:$PULSAR_PORT"
+  echo "bindAddresses=external:$scheme://0.0.0.0:6651"
+  echo "advertisedListeners=internal:$scheme://pulsar:6650,external:$scheme://localhost:$PULSAR_PORT"
 } >/tmp/standalone.conf
 export PULSAR_STANDALONE_CONF=/tmp/standalone.conf
 
-exec bin/pulsar standalone --no-functions-worker --no-stream-storage
+# BookKeeper writes on after a write that found no room, but at the wrong places: what it had acknowledged cannot be read
+# then. Killed before that, it has everything in its journal; so it is, and room for what it holds in memory is waited for.
+readonly ROOM_MEGABYTES=512
+has_room() { (($(df -Pk data | awk 'NR == 2 { print int($4 / 1024) }') >= ROOM_MEGABYTES)); }
+trap 'exit 143' TERM
+until has_room; do
+  echo "less than $ROOM_MEGABYTES MB are free in $PWD/data: waiting for room"
+  sleep 5
+done
+
+# After a crash Pulsar can take its own new registration of the bookie for a lost one, drop and renew it for ever
+# (apache/pulsar issue 17759), and finds no bookie in between. An orderly stop ends that: the restart finds nothing left over.
+watch() {
+  local ends=0
+  awk '/No space left on device/ { exit 9 }
+       /ResourceLockImpl - Lock on resource .* was invalidated/ && ++lost == 500 { exit 15 }' || ends=$?
+  if ((ends)); then kill "-$ends" "$1"; fi
+  exec cat >/dev/null
+}
+
+run() {
+  local server=$BASHPID
+  exec bin/pulsar standalone --no-functions-worker --no-stream-storage > >(tee >(watch "$server"))
+}
+
+# Pulsar is not the container's first process, which nobody in it could kill.
+run &
+server=$!
+trap 'kill -TERM "$server"' TERM
+until wait "$server"; do
+  status=$?
+  if ! kill -0 "$server" 2>/dev/null; then exit "$status"; fi
+done

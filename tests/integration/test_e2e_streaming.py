@@ -28,6 +28,7 @@ from banking.streaming.streaming_orchestrator import StreamingConfig, StreamingO
 from fleet.comparison import Expectation, compare, wait_until_equal
 from fleet.compose import ROOT, SERVICES, StackError
 from fleet.publishing import publish
+from tests.integration.conftest import archived_letters, assert_confined
 
 SECONDS = 240.0
 PERSONS = "persistent://public/banking/persons-events"
@@ -71,13 +72,6 @@ async def assert_in_both(readers, expectation, seconds=SECONDS):
         assert comparison.equal == expectation.count()
 
 
-async def assert_one_vertex_each(graph):
-    """A full scan: an index would hide a second vertex of the same entity."""
-    for entity_type in EntityType:
-        keys = await graph.scan_keys(entity_type)
-        assert len(keys) == len(set(keys)), f"ghost vertices of {entity_type}"
-
-
 def started(stack):
     """When each container was last started, so that a restart shows."""
     return {container.name: container.started for container in stack.containers()}
@@ -97,14 +91,16 @@ async def until(condition, seconds=60.0):
     return value
 
 
-async def test_a_generated_data_set_stands_in_both_stores(stack, graph, vector):
+async def test_a_generated_data_set_stands_in_both_stores(stack, graph, vector, assert_one_vertex_each):
     before = started(stack)
     expectation = Expectation()
     totals = await publish(stack.addresses.producer_url, data_set(7, 1000), on_event=expectation.add)
     assert totals["accepted"] == totals["read"] == expectation.count().total()
     await assert_in_both((graph, vector), expectation)
-    await assert_one_vertex_each(graph)
-    stubs = await graph.submit("g.V().has('entity_id', within(wanted)).has('stub')", {"wanted": ids_of(expectation)})
+    await assert_one_vertex_each()
+    stubs = await graph.submit(
+        "g.V().has('entity_id', within(wanted)).hasNot('version')", {"wanted": ids_of(expectation)}
+    )
     assert stubs == []
     assert started(stack) == before
 
@@ -156,14 +152,14 @@ async def test_references_become_edges(producer, graph, vector, unique):
     assert amount == [12.5]
 
 
-async def test_two_graph_consumers_share_the_work_and_lose_nothing(stack, graph, vector):
+async def test_two_graph_consumers_share_the_work_and_lose_nothing(stack, graph, vector, assert_one_vertex_each):
     stack.scale("graph_consumer", 2)
     try:
         expectation = Expectation()
         totals = await publish(stack.addresses.producer_url, data_set(11, 4000), on_event=expectation.add)
         assert totals["accepted"] == expectation.count().total()
         await assert_in_both((graph, vector), expectation)
-        await assert_one_vertex_each(graph)
+        await assert_one_vertex_each()
         shares = await until(
             lambda: (
                 len(found := ask(stack, 'sum by (instance) (streaming_outcomes_total{job="graph_consumer"}) > 0')) >= 2
@@ -177,7 +173,9 @@ async def test_two_graph_consumers_share_the_work_and_lose_nothing(stack, graph,
 
 
 @pytest.mark.parametrize("store", ["janusgraph", "opensearch"])
-async def test_a_store_that_is_restarted_in_the_middle_loses_nothing(stack, graph, vector, store):
+async def test_a_store_that_is_restarted_in_the_middle_loses_nothing(
+    stack, graph, vector, store, assert_one_vertex_each
+):
     seed = {"janusgraph": 13, "opensearch": 17}[store]
     expectation = Expectation()
     publishing = asyncio.create_task(
@@ -189,10 +187,10 @@ async def test_a_store_that_is_restarted_in_the_middle_loses_nothing(stack, grap
     assert totals["accepted"] == expectation.count().total()
     await asyncio.to_thread(stack.wait_ready, SECONDS)
     await assert_in_both((graph, vector), expectation)
-    await assert_one_vertex_each(graph)
+    await assert_one_vertex_each()
 
 
-async def test_kill_9_of_any_service_changes_nothing(stack, producer, graph, vector):
+async def test_kill_9_of_any_service_changes_nothing(stack, producer, graph, vector, assert_one_vertex_each):
     """The producer of this test is the library, so that the killed producer service has nothing to answer for."""
     expectation = Expectation()
     before = started(stack)
@@ -212,7 +210,7 @@ async def test_kill_9_of_any_service_changes_nothing(stack, producer, graph, vec
     await until(lambda: all(container.state == "running" for container in stack.containers()))
     await asyncio.to_thread(stack.wait_ready, SECONDS)
     await assert_in_both((graph, vector), expectation)
-    await assert_one_vertex_each(graph)
+    await assert_one_vertex_each()
     after = started(stack)
     assert {name for name in before if after[name] != before[name]} >= {
         stack.container(service) for service in SERVICES
@@ -226,8 +224,7 @@ async def test_a_poison_event_is_retried_and_archived_and_holds_nothing_up(stack
     await assert_in_both((graph, vector), expected(*good))
 
     def archived():
-        lines = stack.exec("dlq_worker", "dlq_worker", "list", "--format", "json").splitlines()
-        mine = [letter for letter in map(json.loads, lines) if letter["key"] == poison.entity_id]
+        mine = [letter for letter in archived_letters(stack) if letter["key"] == poison.entity_id]
         return mine if len(mine) == 2 else None
 
     letters = await until(archived, 90)
@@ -324,19 +321,15 @@ def test_the_services_run_with_few_rights(stack):
         assert all(binding["HostIp"] == "127.0.0.1" for port in published for binding in port)
 
 
+def test_every_container_is_confined(stack):
+    assert_confined(stack)
+
+
 def test_logs_are_json(stack):
     for service in SERVICES:
         for line in stack.logs(service, lines=50).splitlines():
             entry = json.loads(line)
             assert {"event", "level", "timestamp"} <= set(entry)
-
-
-def test_the_readme_s_snippet_runs_as_written(stack):
-    (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    program = snippet.replace("pulsar://localhost:6650", stack.addresses.pulsar_url)
-    assert program != snippet
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
-    assert (result.returncode, result.stderr) == (0, "")
 
 
 def fleet(stack, *arguments, seconds=300):

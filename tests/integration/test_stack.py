@@ -15,7 +15,7 @@ def broken(stack):
     stack.podman(
         *("run", "-d", "--name", "banking-test-broken_broken_1", "--network", "none", "--health-cmd", "false"),
         *(option for label in labels for option in ("--label", label)),
-        *("localhost/banking/dlq_worker", "sh", "-c", "echo these are my last words; sleep 300"),
+        *(stack.image("dlq_worker"), "sh", "-c", "echo these are my last words; sleep 300"),
     )
     yield other
     stack.podman("rm", "-f", "-t", "0", "banking-test-broken_broken_1")

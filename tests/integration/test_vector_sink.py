@@ -13,10 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from aiohttp import ClientSession, web
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from opensearchpy import AsyncOpenSearch
 
 from banking.streaming.entities import EntityType
@@ -39,6 +35,8 @@ from vector_consumer.sink import VectorSink
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
+
+    from fleet.compose import Stack
 
 Address = tuple[str, int]
 
@@ -227,6 +225,101 @@ class TestTombstones:
         async with Searcher(settings) as searcher:
             assert [hit.entity_id for hit in await searcher.search("Zebedee Quux")] == ["p-2"]
 
+    async def test_a_late_write_stays_dead_after_a_restart_of_the_server(
+        self, sink: VectorSink, indices: Indices, stack: Stack
+    ) -> None:
+        """OpenSearch itself forgets at a restart which version it deleted; the tombstone is there to be asked."""
+        await sink.write([person("p-1", version=1), person("p-2", version=1)])
+        assert await statuses(sink, [delete(EntityType.PERSON, "p-1", 5)]) == [Status.APPLIED]
+
+        await asyncio.to_thread(stack.restart, "opensearch")
+        await asyncio.to_thread(stack.wait_ready, 180, services=["opensearch"])
+
+        assert await statuses(sink, [person("p-1", version=4), person("p-2", version=1)]) == [Status.STALE] * 2
+        assert (await indices.source("persons", "p-1"))["deleted"] is True
+        assert await indices.ids("persons") == {"p-2"}
+
+
+class TestPurge:
+    NOW = datetime(2026, 6, 1, tzinfo=UTC)
+    LONG_AGO = NOW - timedelta(days=40)
+    BEFORE = NOW - timedelta(days=30)
+
+    @pytest.fixture
+    async def sinks(self, sink: VectorSink, settings: VectorSettings) -> AsyncIterator[tuple[VectorSink, VectorSink]]:
+        """A sink of long ago and one of now, with small requests."""
+        small = settings.model_copy(update={"bulk_max_documents": 10})
+        pair = VectorSink(small, now=lambda: self.LONG_AGO), VectorSink(small, now=lambda: self.NOW)
+        for each in pair:
+            await each.open()
+        yield pair
+        for each in pair:
+            await each.close()
+
+    async def test_old_tombstones_go_and_nothing_else(
+        self, sinks: tuple[VectorSink, VectorSink], client: AsyncOpenSearch, settings: VectorSettings
+    ) -> None:
+        then, now = sinks
+        old = [delete(EntityType.PERSON, f"old-{number}", 5) for number in range(35)]
+        limits = [delete(EntityType.ACCOUNT, "zero", 0), delete(EntityType.ACCOUNT, "max", 2**63 - 1)]
+        await then.write([*old, *limits, person("alive", version=1)])
+        await now.write([delete(EntityType.PERSON, "new", 5)])
+        every = f"{settings.index_prefix}-*-v1"
+        await client.indices.refresh(index=every)
+
+        assert await now.purge_tombstones(self.BEFORE) == 37
+        await client.indices.refresh(index=every)
+        assert await now.purge_tombstones(self.BEFORE) == 0
+        held = await client.search(index=every, body={"query": {"match_all": {}}})
+        assert {hit["_id"] for hit in held["hits"]["hits"]} == {"alive", "new"}
+
+    async def test_the_next_version_is_not_taken_for_one_that_is_there(
+        self, sinks: tuple[VectorSink, VectorSink], client: AsyncOpenSearch, settings: VectorSettings, indices: Indices
+    ) -> None:
+        """A delete by query would count the version up: version 6 would pass for the delete of version 5."""
+        then, now = sinks
+        await then.write([delete(EntityType.PERSON, "p-1", 5)])
+        await client.indices.refresh(index=f"{settings.index_prefix}-persons")
+        assert await now.purge_tombstones(self.BEFORE) == 1
+
+        assert await statuses(now, [person("p-1", version=5)]) == [Status.STALE]
+        assert await statuses(now, [person("p-1", version=6)]) == [Status.APPLIED]
+        assert await indices.ids("persons") == {"p-1"}
+
+    async def test_an_entity_that_is_back_stays(
+        self, sinks: tuple[VectorSink, VectorSink], client: AsyncOpenSearch, settings: VectorSettings, indices: Indices
+    ) -> None:
+        """It came back after the last refresh: the search still finds its tombstone."""
+        then, now = sinks
+        persons = f"{settings.index_prefix}-persons-v1"
+        await client.indices.put_settings(index=persons, body={"index": {"refresh_interval": "-1"}})
+        await then.write([delete(EntityType.PERSON, "p-1", 5)])
+        await client.indices.refresh(index=persons)
+        await now.write([person("p-1", version=6)])
+
+        assert await now.purge_tombstones(self.BEFORE) == 0
+        assert await indices.ids("persons") == {"p-1"}
+
+    async def test_an_index_that_takes_no_writes(
+        self, sinks: tuple[VectorSink, VectorSink], client: AsyncOpenSearch, settings: VectorSettings
+    ) -> None:
+        then, now = sinks
+        persons = f"{settings.index_prefix}-persons-v1"
+        await then.write([delete(EntityType.PERSON, "p-1", 5)])
+        await client.indices.refresh(index=persons)
+        await client.indices.put_settings(index=persons, body={"index.blocks.read_only_allow_delete": True})
+
+        with pytest.raises(SinkUnavailableError, match="cluster_block_exception"):
+            await now.purge_tombstones(self.BEFORE)
+        await client.indices.put_settings(index=persons, body={"index.blocks.read_only_allow_delete": None})
+        assert await now.purge_tombstones(self.BEFORE) == 1
+
+    async def test_before_it_is_open(self, settings: VectorSettings) -> None:
+        closed = VectorSink(settings)
+        with pytest.raises(SinkUnavailableError, match="not connected"):
+            await closed.purge_tombstones(self.BEFORE)
+        await closed.close()
+
 
 class TestRejections:
     async def test_a_bad_field_is_named_and_alone(self, sink: VectorSink, indices: Indices) -> None:
@@ -348,8 +441,10 @@ class TestIndices:
             async def embed(self, texts: Sequence[str]) -> Sequence[None]:
                 return [None for _ in texts]
 
+            async def close(self) -> None: ...
+
         other = VectorSink(settings, Other())
-        with pytest.raises(IncompatibleStoreError, match=r"wordllama.*EMBEDDING_MODEL chooses other-model"):
+        with pytest.raises(IncompatibleStoreError, match=r"wordllama.*choose other-model.*vector_consumer reindex"):
             await other.open()
         await other.close()
         template = await client.indices.get_index_template(name=f"{settings.index_prefix}-persons")
@@ -394,6 +489,29 @@ class TestIndices:
         assert await client.exists(index=f"{alias}-v2", id="p-1")
         assert not await client.exists(index=f"{alias}-v1", id="p-1")
 
+    async def test_writes_follow_the_alias_by_themselves(
+        self, sink: VectorSink, settings: VectorSettings, client: AsyncOpenSearch
+    ) -> None:
+        alias = f"{settings.index_prefix}-persons"
+        for number in (2, 3):
+            await client.indices.create(index=f"{alias}-v{number}")
+
+        async def serve(number: int) -> None:
+            actions = [{"remove": {"index": f"{alias}-v*", "alias": alias}}]
+            actions.append({"add": {"index": f"{alias}-v{number}", "alias": alias}})
+            await client.indices.update_aliases(body={"actions": actions})
+
+        await serve(2)
+        await sink.check()
+        assert await statuses(sink, [person("p-1")]) == [Status.APPLIED]
+        assert await client.exists(index=f"{alias}-v2", id="p-1")
+        # At once, where the old one takes no writes any more.
+        await client.indices.add_block(index=f"{alias}-v2", block="write")
+        await serve(3)
+        assert await statuses(sink, [person("p-2")]) == [Status.APPLIED]
+        assert await client.exists(index=f"{alias}-v3", id="p-2")
+        await client.indices.put_settings(index=f"{alias}-v2", body={"index.blocks.write": None})
+
     async def test_a_changed_refresh_interval_is_taken_over(
         self, sink: VectorSink, settings: VectorSettings, client: AsyncOpenSearch
     ) -> None:
@@ -422,6 +540,14 @@ class TestOutages:
         await sink.check()
         assert await statuses(sink, [person("p-1"), event]) == [Status.APPLIED, Status.STALE]
         assert await indices.ids("persons") == {"p-1"}
+
+    async def test_what_others_block_is_their_own_affair(
+        self, sink: VectorSink, settings: VectorSettings, client: AsyncOpenSearch
+    ) -> None:
+        other = f"{settings.index_prefix}-other"
+        await client.indices.create(index=other)
+        await client.indices.add_block(index=other, block="write")
+        await sink.check()
 
     async def test_a_removed_index_is_made_again(
         self, sink: VectorSink, settings: VectorSettings, client: AsyncOpenSearch, indices: Indices
@@ -509,6 +635,25 @@ class TestSearch:
             assert await searcher.search(text, mode=Mode.WORDS) == []
             assert len(await searcher.search(text)) <= 10
 
+    async def test_long_queries_are_looked_for_too(self, searcher: Searcher) -> None:
+        text = dict(self.TEXTS)["c-rent"]
+        for rest in (" ".join(f"word{number}" for number in range(2000)), "".join(map(chr, range(0x4E00, 0x9000)))):
+            for entity_type in (None, EntityType.COMMUNICATION):
+                hits = await searcher.search(f"{text} {rest}", entity_type, mode=Mode.WORDS)
+                assert hits[0].entity_id == "c-rent"
+
+    async def test_another_model_is_refused(self, searcher: Searcher, settings: VectorSettings) -> None:
+        class Other:
+            name = "other-model"
+            dimension = 256
+
+            async def close(self) -> None: ...
+
+        async with Searcher(settings, Other()) as other:
+            with pytest.raises(IncompatibleStoreError, match=r"wordllama.*choose other-model.*vector_consumer reindex"):
+                await other.search("rent", mode=Mode.MEANING)
+            assert [hit.entity_id for hit in await other.search("landlord", mode=Mode.WORDS)] == ["c-rent"]
+
     async def test_text_that_looks_like_a_request_is_text(
         self, sink: VectorSink, settings: VectorSettings, indices: Indices
     ) -> None:
@@ -520,19 +665,24 @@ class TestSearch:
 
 class TestSecuredServer:
     async def test_tls_and_basic_authentication(
-        self, settings: VectorSettings, client: AsyncOpenSearch, tmp_path: Path
+        self,
+        settings: VectorSettings,
+        client: AsyncOpenSearch,
+        tmp_path: Path,
+        localhost_certificate: tuple[Path, Path],
     ) -> None:
         password_file = tmp_path / "password"
         password_file.write_text("s3cret\n")
         wrong_file = tmp_path / "wrong"
         wrong_file.write_text("guess\n")
-        async with tls_front(settings, tmp_path, "ingest", "s3cret") as (port, ca_file):
+        certificate, _ = localhost_certificate
+        async with tls_front(settings, localhost_certificate, "ingest", "s3cret") as port:
             secured = settings.model_copy(
                 update={
                     "opensearch_host": "localhost",
                     "opensearch_port": port,
                     "opensearch_use_ssl": True,
-                    "opensearch_ca_file": ca_file,
+                    "opensearch_ca_file": certificate,
                     "opensearch_user": "ingest",
                     "opensearch_password_file": password_file,
                 }
@@ -556,12 +706,11 @@ class TestSecuredServer:
 
 @asynccontextmanager
 async def tls_front(
-    settings: VectorSettings, folder: Path, user: str, password: str
-) -> AsyncIterator[tuple[int, Path]]:
-    """A TLS server that asks for a password and hands requests on to OpenSearch; its port and its certificate."""
+    settings: VectorSettings, certificate: tuple[Path, Path], user: str, password: str
+) -> AsyncIterator[int]:
+    """A TLS server that asks for a password and hands requests on to OpenSearch; its port."""
     expected = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
     target = f"http://{settings.opensearch_host}:{settings.opensearch_port}"
-    certificate, key = self_signed(folder)
 
     async def hand_on(request: web.Request) -> web.Response:
         if request.headers.get("Authorization") != expected:
@@ -577,35 +726,12 @@ async def tls_front(
     application = web.Application(client_max_size=100 * 1024 * 1024)
     application.router.add_route("*", "/{path:.*}", hand_on)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate, key)
+    context.load_cert_chain(*certificate)
     runner = web.AppRunner(application)
     await runner.setup()
     try:
         site = web.TCPSite(runner, "localhost", 0, ssl_context=context)
         await site.start()
-        yield runner.addresses[0][1], certificate
+        yield runner.addresses[0][1]
     finally:
         await runner.cleanup()
-
-
-def self_signed(folder: Path) -> tuple[Path, Path]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    certificate_file, key_file = folder / "server.crt", folder / "server.key"
-    certificate_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    key_file.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return certificate_file, key_file

@@ -14,7 +14,7 @@ class EntityModel {
     final List<String> vertexLabels
     final List<String> edgeLabels
     final List<String> unique
-    final List<String> lookups
+    final Set<String> lookups
 
     EntityModel(File file) {
         Map<String, Object> model = new ObjectMapper().readValue(file, Map)
@@ -27,6 +27,6 @@ class EntityModel {
         vertexLabels = (List<String>) model.get('vertex_labels')
         edgeLabels = (List<String>) model.get('edge_labels')
         unique = (List<String>) model.get('unique')
-        lookups = (List<String>) model.get('lookups')
+        lookups = new LinkedHashSet<>((List<String>) model.get('lookups'))
     }
 }

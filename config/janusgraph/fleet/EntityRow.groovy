@@ -11,4 +11,6 @@ class EntityRow {
     long version
     Map<String, Object> state
     List<WantedEdge> edges
+    /** Whether it also takes the place of a state of the same version. */
+    boolean repair
 }

@@ -1,6 +1,7 @@
 package fleet
 
 import groovy.transform.CompileStatic
+import java.time.temporal.ChronoUnit
 import org.apache.tinkerpop.gremlin.structure.Vertex
 import org.janusgraph.core.Cardinality
 import org.janusgraph.core.JanusGraph
@@ -10,11 +11,14 @@ import org.janusgraph.core.schema.JanusGraphIndex
 import org.janusgraph.core.schema.JanusGraphManagement
 import org.janusgraph.core.schema.SchemaAction
 import org.janusgraph.core.schema.SchemaStatus
+import org.janusgraph.graphdb.database.StandardJanusGraph
 import org.janusgraph.graphdb.database.management.ManagementSystem
 
 /** Makes what the model declares and the graph lacks. Running it again changes nothing. */
 @CompileStatic
 class EntitySchema {
+    private static final long REGISTRATION_SECONDS = 60
+
     private final JanusGraph graph
     private final EntityModel model
     private boolean changed = false
@@ -27,6 +31,7 @@ class EntitySchema {
     /** Throws IllegalStateException when the graph holds something that cannot be changed into what is declared. */
     void ensure() {
         graph.tx().rollback()
+        if (!((StandardJanusGraph) graph).backend.storeFeatures.isDistributed()) closeOtherInstances()
         JanusGraphManagement management = graph.openManagement()
         try {
             model.properties.each { String name, Class<?> type -> ensureProperty(management, name, type) }
@@ -39,6 +44,15 @@ class EntitySchema {
             if (management.isOpen()) management.rollback()
         }
         (model.unique + model.lookups).each { String name -> enableIndex(name) }
+    }
+
+    /** Of embedded storage this server is the only user: others that are on record were killed, and would be waited for. */
+    private void closeOtherInstances() {
+        JanusGraphManagement management = graph.openManagement()
+        for (String instance : management.openInstances) {
+            if (!instance.endsWith('(current)')) management.forceCloseInstance(instance)
+        }
+        management.commit()
     }
 
     private void ensureProperty(JanusGraphManagement management, String name, Class<?> type) {
@@ -86,14 +100,27 @@ class EntitySchema {
         SchemaStatus status = indexStatus(name)
         if (status == SchemaStatus.ENABLED) return
         if (status == SchemaStatus.INSTALLED) {
-            ManagementSystem.awaitGraphIndexStatus(graph, name)
-                .status(SchemaStatus.REGISTERED, SchemaStatus.ENABLED).call()
+            boolean known = ManagementSystem.awaitGraphIndexStatus(graph, name)
+                .status(SchemaStatus.REGISTERED, SchemaStatus.ENABLED).timeout(REGISTRATION_SECONDS, ChronoUnit.SECONDS)
+                .call().succeeded
+            if (!known) throw new IllegalStateException(notRegistered(name))
         }
         JanusGraphManagement management = graph.openManagement()
         management.updateIndex(management.getGraphIndex(name), SchemaAction.REINDEX).get()
         management.commit()
         status = indexStatus(name)
         if (status != SchemaStatus.ENABLED) throw new IllegalStateException("index '${name}' is ${status}, expected ENABLED")
+    }
+
+    private String notRegistered(String index) {
+        JanusGraphManagement management = graph.openManagement()
+        try {
+            return "index '${index}' cannot be built: not all servers of this graph have taken note of it within " +
+                "${REGISTRATION_SECONDS} s. The graph knows of ${management.openInstances.toSorted().join(', ')}. One that is " +
+                'gone for good has to be closed first, by management.forceCloseInstance(name).'
+        } finally {
+            management.rollback()
+        }
     }
 
     private SchemaStatus indexStatus(String name) {

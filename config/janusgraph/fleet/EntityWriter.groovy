@@ -5,6 +5,7 @@ import com.google.common.util.concurrent.Striped
 import groovy.transform.CompileStatic
 import java.util.concurrent.TimeUnit
 import java.util.concurrent.locks.Lock
+import java.util.function.Function
 import org.apache.tinkerpop.gremlin.structure.Direction
 import org.apache.tinkerpop.gremlin.structure.Property
 import org.apache.tinkerpop.gremlin.structure.T
@@ -13,43 +14,56 @@ import org.janusgraph.core.JanusGraph
 import org.janusgraph.core.JanusGraphEdge
 import org.janusgraph.core.JanusGraphTransaction
 import org.janusgraph.core.JanusGraphVertex
+import org.janusgraph.core.JanusGraphVertexProperty
+import org.janusgraph.graphdb.database.StandardJanusGraph
 
 /**
  * Writes batches of entities, one transaction a batch.
  *
- * A batch is one JSON text, {"model": fingerprint, "rows": [row, …]}, with row = [type, id, version, state, edges],
+ * A batch is one JSON text, {"model": fingerprint, "rows": [row, …]}, with row = [type, id, version, state, edges, repair],
  * state = {property: value, …} and edges = [[label, target type, target id, {property: value, …}], …]; a Date is in
- * milliseconds since 1970. A row is the whole state of its entity: properties and own edges that it does not name go.
+ * milliseconds since 1970. A row is the whole state of its entity: properties and own edges that it does not name go. It is
+ * written where the graph holds an older version, and a repair also where it holds the same one.
  * The answer is {"model": fingerprint, "outcomes": [outcome, …]} with one outcome a row, in order: "applied", "stale",
  * or ["invalid", property, problem]. Under another fingerprint nothing is written and outcomes is null.
  *
  * JanusGraph's unique index does not keep two transactions from making the same vertex, and the version guard is a read
  * followed by a write. So every entity of a batch, endpoints of edges included, is locked until the commit. This holds
  * for all writes of this server that come through this class.
+ *
+ * Where servers share a storage, each entity is written by the one that holds the lease on it, and a vertex's id is its
+ * entity's key, so that two servers that need the same endpoint make the same vertex. An endpoint that has not arrived
+ * is existence and identity alone, equal whoever writes it: no version, and nothing that its own event had to remove.
  */
 @CompileStatic
 class EntityWriter {
     private static final Set<String> IDENTITY = ['entity_key', 'entity_id', 'entity_type'] as Set<String>
     private static final int STRIPES = 1 << 20
     private static final long LOCK_SECONDS = 20
+    /** A key of Cassandra has 65,535 bytes, one of these characters up to three. */
+    private static final int MAX_INDEXED_CHARACTERS = 20_000
 
     private final JanusGraph graph
     private final EntityModel model
     private final String[] edgeLabels
     private final Striped<Lock> locks = Striped.lazyWeakLock(STRIPES)
     private final ObjectMapper json = new ObjectMapper()
+    private final boolean keysAreIds
+    private final WriteLeases leases
 
-    EntityWriter(JanusGraph graph, EntityModel model) {
+    EntityWriter(JanusGraph graph, EntityModel model, WriteLeases leases) {
         this.graph = graph
         this.model = model
+        this.leases = leases
         this.edgeLabels = model.edgeLabels as String[]
+        this.keysAreIds = ((StandardJanusGraph) graph).configuration.allowVertexIdSetting()
     }
 
-    /** Reads through the unique index, as every batch does; returns the model's fingerprint. */
+    /** Looks for a vertex, as every batch does; returns the model's fingerprint. */
     String check() {
-        JanusGraphTransaction tx = graph.newTransaction()
+        JanusGraphTransaction tx = begin()
         try {
-            find(tx, '')
+            find(tx, ['check:'])
         } finally {
             tx.rollback()
         }
@@ -80,7 +94,8 @@ class EntityWriter {
     private EntityRow toRow(List row) {
         EntityRow result = new EntityRow(
             type: (String) row.get(0), id: (String) row.get(1), version: ((Number) row.get(2)).longValue(),
-            key: keyOf((String) row.get(0), (String) row.get(1)), state: convert((Map<String, Object>) row.get(3)))
+            key: keyOf((String) row.get(0), (String) row.get(1)), state: convert((Map<String, Object>) row.get(3)),
+            repair: row.get(5) == true)
         List<List> edges = (List<List>) row.get(4)
         result.edges = new ArrayList<>(edges.size())
         for (List edge : edges) {
@@ -105,7 +120,10 @@ class EntityWriter {
     private Object convert(String property, Object value) {
         Class<?> type = model.properties.get(property)
         if (type == null) throw new InvalidValueException(property, 'is no property of the model')
-        if (type.isInstance(value)) return value
+        if (type.isInstance(value)) {
+            if (keysAreIds && type === String && model.lookups.contains(property)) checkLength(property, (String) value)
+            return value
+        }
         if (value instanceof Number) {
             if (type === Double) return ((Number) value).doubleValue()
             if (value instanceof Integer || value instanceof Long) {
@@ -116,13 +134,28 @@ class EntityWriter {
         throw new InvalidValueException(property, "expected a ${type.simpleName}, got ${value?.class?.simpleName}")
     }
 
+    private static void checkLength(String property, String text) {
+        if (text.length() <= MAX_INDEXED_CHARACTERS) return
+        throw new InvalidValueException(property, String.format(
+            Locale.ROOT, 'expected at most %,d characters in a looked-up property, got %,d', MAX_INDEXED_CHARACTERS, text.length()))
+    }
+
     private List<String> writeLocked(List<EntityRow> rows) {
         if (rows.isEmpty()) return []
-        Set<String> keys = new LinkedHashSet<>()
+        Set<String> owned = new HashSet<>(), keys = new LinkedHashSet<>()
         for (EntityRow row : rows) {
+            owned.add(row.id)
             keys.add(row.key)
             for (WantedEdge edge : row.edges) keys.add(edge.targetKey)
         }
+        return locked(keys, owned) { WriteLeases.Lease lease -> writeInTransaction(rows, keys, lease) }
+    }
+
+    /**
+     * Does some work with the right to write the entities of these ids, while no batch of this server writes those of
+     * these keys or edges to them. Throws WriterBusyException, ForeignEntityException.
+     */
+    <T> T locked(Set<String> keys, Collection<String> ownedIds, Function<WriteLeases.Lease, T> work) {
         Deque<Lock> held = new ArrayDeque<>()
         try {
             // bulkGet sorts by stripe: all batches lock in one order, so none waits in a circle.
@@ -132,23 +165,20 @@ class EntityWriter {
                 }
                 held.push(lock)
             }
-            return writeInTransaction(rows, keys)
+            return work.apply(leases.take(ownedIds))
         } finally {
             for (Lock lock : held) lock.unlock()
         }
     }
 
-    private List<String> writeInTransaction(List<EntityRow> rows, Set<String> keys) {
+    private List<String> writeInTransaction(List<EntityRow> rows, Set<String> keys, WriteLeases.Lease lease) {
         JanusGraphTransaction tx = begin()
         try {
-            Map<String, JanusGraphVertex> vertices = new HashMap<>(keys.size() * 2)
-            for (String key : keys) {
-                JanusGraphVertex vertex = find(tx, key)
-                if (vertex != null) vertices.put(key, vertex)
-            }
+            Map<String, JanusGraphVertex> vertices = find(tx, keys)
             prefetch(tx, rows, vertices)
             List<String> outcomes = new ArrayList<>(rows.size())
             for (EntityRow row : rows) outcomes.add(apply(tx, row, vertices))
+            lease.confirm()
             tx.commit()
             return outcomes
         } finally {
@@ -157,17 +187,33 @@ class EntityWriter {
     }
 
     /** The stripe locks do what JanusGraph's own checks of uniqueness would do at the price of a read a vertex. */
-    private JanusGraphTransaction begin() {
+    JanusGraphTransaction begin() {
         return graph.buildTransaction().enableBatchLoading().start()
     }
 
-    private JanusGraphVertex find(JanusGraphTransaction tx, String key) {
-        Iterator<JanusGraphVertex> found = tx.query().has('entity_key', key).vertices().iterator()
-        return found.hasNext() ? found.next() : null
+    /** The vertices that exist, by their keys. */
+    Map<String, JanusGraphVertex> find(JanusGraphTransaction tx, Collection<String> keys) {
+        Map<String, JanusGraphVertex> found = new HashMap<>(keys.size() * 2)
+        if (keysAreIds) {
+            // getVertices reads nothing: whether such a vertex exists shows in a property that all have.
+            Collection<JanusGraphVertex> named = (Collection<JanusGraphVertex>) tx.getVertices(keys.toArray())
+            Map<JanusGraphVertex, Iterable<JanusGraphVertexProperty>> held = tx.multiQuery(named).keys('entity_key').properties()
+            for (Map.Entry<JanusGraphVertex, Iterable<JanusGraphVertexProperty>> entry : held.entrySet()) {
+                if (entry.value.iterator().hasNext()) found.put((String) entry.key.id(), entry.key)
+            }
+        } else {
+            for (String key : keys) {
+                Iterator<JanusGraphVertex> vertices = tx.query().has('entity_key', key).vertices().iterator()
+                if (vertices.hasNext()) found.put(key, vertices.next())
+            }
+        }
+        return found
     }
 
-    private JanusGraphVertex add(JanusGraphTransaction tx, String type, String id, String key) {
-        return tx.addVertex(T.label, type, 'entity_key', key, 'entity_id', id, 'entity_type', type)
+    JanusGraphVertex add(JanusGraphTransaction tx, String type, String id, String key) {
+        List<Object> identity = [T.label, type, 'entity_key', key, 'entity_id', id, 'entity_type', type] as List<Object>
+        if (keysAreIds) identity.addAll([T.id, key])
+        return tx.addVertex(identity.toArray())
     }
 
     private void prefetch(JanusGraphTransaction tx, List<EntityRow> rows, Map<String, JanusGraphVertex> vertices) {
@@ -190,11 +236,15 @@ class EntityWriter {
             setAll(vertex, row.state)
         } else {
             Property<Object> version = vertex.property('version')
-            if (version.isPresent() && (Long) version.value() >= row.version) return 'stale'
+            if (version.isPresent() && isAsNew((Long) version.value(), row)) return 'stale'
             replaceState(vertex, row.state)
         }
         reconcileEdges(tx, vertex, isNew, row.edges, vertices)
         return 'applied'
+    }
+
+    private static boolean isAsNew(long held, EntityRow row) {
+        return held > row.version || (held == row.version && !row.repair)
     }
 
     private static void setAll(JanusGraphVertex vertex, Map<String, Object> values) {
@@ -230,7 +280,6 @@ class EntityWriter {
             if (takeSame(held, edge, target, false)) continue
             if (target == null) {
                 target = add(tx, edge.targetType, edge.targetId, edge.targetKey)
-                target.property('stub', true)
                 vertices.put(edge.targetKey, target)
             }
             JanusGraphEdge added = vertex.addEdge(edge.label, target)

@@ -102,7 +102,7 @@ def check_references(universe: BankingUniverse) -> None:
             for item in items:
                 beside = item if isinstance(item, dict) else payload
                 named = item[reference.id_field] if reference.id_field else item
-                target = reference.target or beside[reference.type_field]
+                target = beside[reference.type_field] if reference.type_field else reference.targets[0]
                 assert named in ids[target], (entity, reference.field)
 
 

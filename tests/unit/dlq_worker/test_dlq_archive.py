@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -237,6 +238,16 @@ async def test_a_replay_that_was_cut_short_goes_on_where_it_stopped(archive: Dea
     assert progress[-1] == (15, 15)
 
 
+async def test_a_replay_keeps_to_its_rate(archive: DeadLetterArchive) -> None:
+    await archive.write([letter(number) for number in range(50)])
+    retries = Retries()
+    started = time.monotonic()
+    await replay(archive, retries, Selection(), ReplayRules(per_second=20), now=NOW)
+    # The first second's letters go at once, and so do those of each later second when it has come.
+    assert time.monotonic() - started >= 2
+    assert len(retries.stored) == 50
+
+
 async def test_a_purge_removes_all_copies_and_keeps_the_neighbours(archive: DeadLetterArchive) -> None:
     await archive.write([letter(1), letter(2, data=b"\xffkept")])
     await archive.write([letter(1)])
@@ -309,7 +320,12 @@ async def test_the_command_line_lists_shows_and_counts_without_payloads(archive:
         assert run(archive, "stats").exit_code == 0
         dry = run(archive, "replay", "--dry-run", "--force")
         assert "would replay 2 letters" in dry.stdout
+        as_json = run(archive, "replay", "--dry-run", "--format", "json", "--limit", "1", "--force")
+        assert json.loads(as_json.stdout) == {"replayed": 1, "left_alone": {"over the limit": 1}, "dry_run": True}
+        assert json.loads(run(archive, "stats", "--id", "nothing", "--format", "json").stdout)["letters"] == 0
         assert run(archive, "purge").exit_code == 2
+        as_json = run(archive, "purge", "--leg", "vector", "--dry-run", "--format", "json")
+        assert json.loads(as_json.stdout) == {"letters": 1, "removed": 0, "rewritten": 1, "dry_run": True}
         assert "removed 1 letters" in run(archive, "purge", "--leg", "vector").stdout
         assert run(archive, "list", "--since", "yesterday-ish").exit_code == 2
         assert run(archive, "list", "--since", "2h").exit_code == 0

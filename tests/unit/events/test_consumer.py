@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -12,7 +13,7 @@ from banking.streaming.broker import BrokerUnavailableError
 from banking.streaming.consumer import PAUSED, REJECTIONS, BatchConsumer, ConsumerOptions, RejectionLimit
 from banking.streaming.events import create_person_event
 from banking.streaming.health import Health
-from banking.streaming.metrics import StreamingMetrics
+from banking.streaming.metrics import PauseReason, StreamingMetrics
 from banking.streaming.sink import BatchFailedError, RejectionReason, Status, rejected, retry
 from banking.streaming.testing import InMemoryDeadLetters, InMemorySink, InMemorySource
 
@@ -52,6 +53,15 @@ class Rig:
 
     def outcomes(self, status):
         return self.metrics.outcomes.labels("graph", "person", status.value)._value.get()
+
+    def paused(self):
+        """Whether the leg is shown as paused, and for what."""
+        sample = self.metrics.registry.get_sample_value
+        return sample("streaming_paused", {"consumer_type": "graph"}), [
+            reason.value
+            for reason in PauseReason
+            if sample("streaming_paused_reason", {"consumer_type": "graph", "reason": reason.value})
+        ]
 
 
 async def test_events_are_written_and_then_acknowledged():
@@ -108,6 +118,48 @@ async def test_a_store_that_is_away_pauses_the_loop_and_nothing_is_lost_or_dead(
     assert rig.dead.letters == []
 
 
+async def test_what_a_leg_waits_for_is_shown_beside_that_it_waits():
+    rig = Rig()
+    rig.sink.away = "connection refused"
+    keep_letters = rig.dead.write
+
+    async def refuse_letters(_letters):
+        raise BrokerUnavailableError("not confirmed")
+
+    rig.dead.write = refuse_letters
+    async with rig.running():
+        await rig.until(lambda: rig.paused() == (1, ["store_away"]))
+        rig.sink.away = None
+        await rig.until(lambda: rig.paused() == (0, []))
+        rig.sink.judge = lambda _event: retry("429")
+        rig.put()
+        await rig.until(lambda: rig.paused() == (1, ["store_busy"]))
+        rig.sink.judge = lambda _event: rejected(RejectionReason.INVALID_FIELD, "wrong")
+        await rig.until(lambda: rig.paused() == (1, ["broker"]))
+        rig.dead.write = keep_letters
+        await rig.until(lambda: rig.paused() == (0, []))
+
+
+async def test_a_leg_that_stopped_at_the_rejection_limit_says_so_until_it_is_restarted():
+    rig = Rig(replace(FAST, rejection_run=3))
+    rig.sink.judge = lambda _event: rejected(RejectionReason.INVALID_FIELD, "wrong")
+    for number in range(3):
+        rig.put(f"p-{number}")
+    async with rig.running():
+        await rig.until(lambda: rig.paused() == (1, ["rejection_limit"]))
+
+
+async def test_the_bytes_of_a_batch_are_those_of_its_messages():
+    rig = Rig()
+    deliveries = [rig.put(f"p-{number}") for number in range(3)]
+    async with rig.running():
+        await rig.until(lambda: len(rig.source.acknowledged) == 3)
+    labels = {"consumer_type": "graph"}
+    observed = rig.metrics.registry.get_sample_value("streaming_batch_bytes_sum", labels)
+    assert observed == sum(len(delivery.data) for delivery in deliveries) > 300
+    assert rig.metrics.registry.get_sample_value("streaming_batch_bytes_count", labels) == 1
+
+
 async def test_only_the_events_that_the_store_was_too_busy_for_are_written_again():
     rig = Rig()
     for number in range(4):
@@ -148,6 +200,33 @@ async def test_a_batch_that_fails_as_a_whole_is_halved_down_to_the_one_to_blame(
     ]
 
 
+async def test_retries_are_counted_by_their_results_and_other_events_are_not():
+    def retries(result):
+        return rig.metrics.registry.get_sample_value(
+            "streaming_dlq_retries_total", {"consumer_type": "graph", "result": result}
+        )
+
+    rig = Rig(batch_messages=5)
+    rig.sink.judge = lambda event: (
+        rejected(RejectionReason.INVALID_FIELD, "wrong") if event.entity_id == "bad" else None
+    )
+    rig.put("held", version=9)
+    for number in range(4):
+        rig.put(f"p-{number}")
+    retried = (("held", 8), ("new", 1), ("new", 2), ("bad", 1))
+    for entity_id, version in retried:
+        event = create_person_event(entity_id, "Ann", source="test", version=version)
+        rig.source.put(event.to_bytes(), topic="graph-retry-events", key=entity_id)
+    rig.source.put(b"no event", topic="graph-retry-events")
+    async with rig.running():
+        await rig.until(lambda: len(rig.source.acknowledged) == 10)
+    assert {result: retries(result) for result in ("applied", "stale", "rejected")} == {
+        "applied": 1,
+        "stale": 2,
+        "rejected": 2,
+    }
+
+
 async def test_bytes_that_are_no_event_become_letters_with_the_same_bytes():
     rig = Rig()
     rig.source.put(b"\xff\x00 no event", key="k", topic="persistent://public/banking/accounts-events")
@@ -157,7 +236,7 @@ async def test_bytes_that_are_no_event_become_letters_with_the_same_bytes():
     (letter,) = rig.dead.letters
     assert letter.data == b"\xff\x00 no event"
     assert (letter.key, letter.topic, letter.attempt) == ("k", "accounts-events", 0)
-    assert letter.letter_id == "graph:accounts-events:1"
+    assert letter.letter_id.startswith("graph:accounts-events:1:")
     assert len(rig.sink.stored) == 1
 
 
@@ -206,18 +285,23 @@ async def test_a_flood_of_rejections_stops_the_leg_before_it_drains_the_topic():
         assert len(rig.source.acknowledged) < 20
         assert len(rig.dead.letters) < 20
         assert "20 events in a row were rejected" in rig.health.problems[REJECTIONS]
+    # What it held when it stopped has become no dead letter.
+    counted = rig.metrics.registry.get_sample_value(
+        "streaming_dlq_messages_total", {"entity_type": "unknown", "failure_reason": "undecodable"}
+    )
+    assert counted == len(rig.dead.letters) == len(rig.source.acknowledged) > 0
 
 
 async def test_a_stop_while_the_store_is_away_gives_the_batch_back():
     rig = Rig(ConsumerOptions(retry_base_seconds=30, retry_max_seconds=30, drain_seconds=1))
     rig.put()
     async with rig.running() as task:
-        await rig.until(lambda: rig.health.ready)
+        await rig.until(lambda: len(rig.source.acknowledged) == 1)
         rig.sink.away = "away"
         rig.put("p-2")
         await rig.until(lambda: PAUSED in rig.health.problems)
         rig.stop.set()
-        await asyncio.wait_for(task, 0.5)
+        await asyncio.wait_for(task, 5)
     assert len(rig.source.acknowledged) == 1
 
 

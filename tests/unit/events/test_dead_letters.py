@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -19,9 +20,10 @@ def hop(message):
 
 
 def test_a_letter_keeps_its_id_and_its_first_failure_through_every_retry():
-    delivery = InMemorySource().put(b"\xff", topic="persistent://public/banking/persons-events", key="p-1")
+    data = b"\xff"
+    delivery = InMemorySource().put(data, topic="persistent://public/banking/persons-events", key="p-1")
     letter = rejected_letter(delivery, Leg.VECTOR, RejectionReason.INVALID_FIELD, "email: no text", FIRST)
-    assert letter.letter_id == "vector:persons-events:1"
+    assert letter.letter_id == f"vector:persons-events:1:{hashlib.blake2b(data, digest_size=4).hexdigest()}"
     received = received_letter(hop(letter.to_dead_letter_message()))
     assert received == letter
     retry = received.to_retry_message(timedelta(seconds=60))
@@ -31,6 +33,14 @@ def test_a_letter_keeps_its_id_and_its_first_failure_through_every_retry():
     assert (again.letter_id, again.topic, again.attempt) == (letter.letter_id, "persons-events", 1)
     assert (again.first_failure, again.last_failure) == (FIRST, FIRST + timedelta(1))
     assert again.reason is RejectionReason.REFUSED_BY_STORE
+
+
+def test_a_broker_that_counts_its_messages_anew_makes_no_ids_that_were_there_before():
+    """As after its volume was lost, while the archive still holds the letters of before."""
+    before, after = (InMemorySource().put(data, topic="persons-events") for data in (b"old", b"new"))
+    assert before.message_id == after.message_id
+    ids = {rejected_letter(one, Leg.GRAPH, RejectionReason.UNDECODABLE, "e").letter_id for one in (before, after)}
+    assert len(ids) == 2
 
 
 def test_properties_on_an_entity_topic_are_not_believed():
@@ -55,3 +65,8 @@ def test_a_long_error_is_cut_between_characters():
     error = rejected_letter(delivery, Leg.GRAPH, RejectionReason.UNDECODABLE, "ä" * 2000).error
     assert len(error.encode()) <= MAX_ERROR_BYTES
     assert error == "ä" * 512
+
+
+def test_a_key_of_megabytes_is_cut_so_that_the_letter_can_be_stored():
+    delivery = InMemorySource().put(b"x", topic="persons-events", key="k" * 5_000_000)
+    assert rejected_letter(delivery, Leg.GRAPH, RejectionReason.UNDECODABLE, "e").key == "k" * 1024

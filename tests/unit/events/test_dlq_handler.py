@@ -94,6 +94,10 @@ def make_loop(source: InMemorySource, retries: Retries, archive: DeadLetterArchi
     return DeadLetterLoop(source, retries, archive, options.pop("health", Health()), **options)
 
 
+def value(metrics: StreamingMetrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(name, labels)
+
+
 async def until(true: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not true():
@@ -126,6 +130,55 @@ async def test_a_letter_is_retried_unchanged_after_the_delay_of_its_attempt(
     assert (report.retried, report.archived, await archived(archive)) == (1, 0, [])
 
 
+async def test_a_letter_that_comes_again_is_recognised_and_not_retried_twice(
+    source: InMemorySource, retries: Retries, archive: DeadLetterArchive, metrics: StreamingMetrics
+) -> None:
+    sent, corrected = letter(1), letter(1, data=b"the same letter's id, other bytes")
+    deliveries = [put(source, one) for one in (sent, sent, corrected, letter(1, attempt=1), letter(2))]
+    loop = make_loop(source, retries, archive, metrics=metrics)
+    report = await loop.run(asyncio.Event(), max_letters=5)
+    deliveries.append(put(source, sent))
+    again = await loop.run(asyncio.Event(), max_letters=1)
+    assert (report.retried, report.repeated, again.retried, again.repeated) == (4, 1, 0, 1)
+    assert [(message.data, message.key, (message.properties or {})["dlq-attempt"]) for message in retries.stored] == [
+        (EVENT, "p-1", "1"),
+        (corrected.data, "p-1", "1"),
+        (EVENT, "p-1", "2"),
+        (EVENT, "p-2", "1"),
+    ]
+    assert source.acknowledged == deliveries
+    assert value(metrics, "streaming_dlq_repeats_total", consumer_type="graph") == 2
+    assert value(metrics, "streaming_dlq_scheduled_total", consumer_type="graph", attempt="1") == 3
+    assert value(metrics, "streaming_dlq_scheduled_total", consumer_type="graph", attempt="2") == 1
+
+
+async def test_a_retry_that_was_not_stored_is_not_taken_for_one_that_was(
+    source: InMemorySource, retries: Retries, archive: DeadLetterArchive
+) -> None:
+    put(source, letter())
+    retries.problem = PublishError("not confirmed")
+    loop = make_loop(source, retries, archive, patience_seconds=0)
+    with pytest.raises(PublishError):
+        await loop.run(asyncio.Event())
+    retries.problem = None
+    put(source, letter())
+    assert (await loop.run(asyncio.Event(), max_letters=1)).retried == 1
+    assert len(retries.stored) == 1
+
+
+async def test_no_more_than_a_fixed_number_of_letters_is_remembered(
+    retries: Retries, archive: DeadLetterArchive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("banking.streaming.dlq_handler._REMEMBERED_RETRIES", 3)
+    source = InMemorySource(batch_messages=1)
+    loop = make_loop(source, retries, archive)
+    for number in (1, 2, 3, 4, 4, 1):
+        put(source, letter(number))
+    report = await loop.run(asyncio.Event(), max_letters=6)
+    assert (report.retried, report.repeated) == (5, 1)
+    assert [message.key for message in retries.stored] == ["p-1", "p-2", "p-3", "p-4", "p-1"]
+
+
 async def test_a_letter_without_retries_left_is_archived_with_its_bytes(
     source: InMemorySource, retries: Retries, archive: DeadLetterArchive, metrics: StreamingMetrics
 ) -> None:
@@ -138,10 +191,7 @@ async def test_a_letter_without_retries_left_is_archived_with_its_bytes(
     assert source.acknowledged == [delivery]
     assert retries.stored == []
     assert report.archived == 1
-    counted = metrics.registry.get_sample_value(
-        "streaming_dlq_archived_total", {"consumer_type": "graph", "failure_reason": "invalid_field"}
-    )
-    assert counted == 1
+    assert value(metrics, "streaming_dlq_archived_total", consumer_type="graph", failure_reason="invalid_field") == 1
 
 
 @pytest.mark.parametrize(
@@ -170,19 +220,23 @@ async def test_what_is_no_dead_letter_is_archived_too(
 
 
 async def test_nothing_is_acknowledged_while_the_retry_topic_is_away(
-    source: InMemorySource, retries: Retries, archive: DeadLetterArchive
+    source: InMemorySource, retries: Retries, archive: DeadLetterArchive, metrics: StreamingMetrics
 ) -> None:
     put(source, letter())
     retries.problem = PublishError("not confirmed")
     health, stop = Health(), asyncio.Event()
-    loop = make_loop(source, retries, archive, health=health)
+    loop = make_loop(source, retries, archive, health=health, metrics=metrics)
+    assert value(metrics, "streaming_paused", consumer_type="dlq") == 0
     running = asyncio.create_task(loop.run(stop))
     await until(lambda: loop.waiting_for is not None)
     assert health.problems == {RETRIES: "not confirmed"}
+    assert value(metrics, "streaming_paused", consumer_type="dlq") == 1
+    assert value(metrics, "streaming_paused_reason", consumer_type="dlq", reason="broker") == 1
     assert source.acknowledged == []
     retries.problem = None
     await until(lambda: bool(source.acknowledged))
     assert health.ready
+    assert value(metrics, "streaming_paused", consumer_type="dlq") == 0
     stop.set()
     await running
     assert len(retries.stored) == 1
@@ -318,6 +372,20 @@ def test_handlers_take_what_the_documentation_says_and_use_the_services_archive(
     assert handler._archive.url == tmp_path.as_uri()
     with DLQHandler(pulsar_url="pulsar://localhost:6650", max_retries=3, retry_delay_seconds=60) as plain:
         plain.stop()
+
+
+def test_handlers_read_the_stores_settings_where_the_service_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = tmp_path / "options.json"
+    options.write_text('{"endpoint": "http://127.0.0.1:9", "secret_access_key": "hush"}')
+    monkeypatch.setenv("ARCHIVE_URL", "s3://bucket/dead")
+    monkeypatch.setenv("ARCHIVE_OPTIONS_FILE", str(options))
+    assert AsyncDLQHandler()._archive._options["endpoint"] == "http://127.0.0.1:9"
+    options.write_text("hush")
+    with pytest.raises(ValueError, match="expected a readable file with one JSON object") as error:
+        AsyncDLQHandler()
+    assert "hush" not in str(error.value)
 
 
 async def test_an_archive_that_does_not_hold_what_was_written_is_away(tmp_path: Path, monkeypatch: Any) -> None:

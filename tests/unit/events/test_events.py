@@ -155,6 +155,20 @@ def test_a_payload_nested_too_deep_is_refused():
         encode_event(create_person_event("p-1", "Ann", nested, source="test"))
 
 
+def test_bytes_nested_too_deep_are_no_event():
+    encoded = create_account_event("a-1", {"x": "DEEP"}, "test").to_bytes()
+    fits, deep = (encoded.replace(b'"DEEP"', b"[" * levels + b"]" * levels) for levels in (63, 64))
+    assert encode_event(decode_event(fits))
+    with pytest.raises(EventDecodeError, match="nested deeper than 64 levels") as caught:
+        decode_event(deep)
+    assert caught.value.reason is RejectionReason.UNDECODABLE
+
+
+def test_many_brackets_that_are_not_nested_are_fine():
+    event = create_account_event("a-1", {"list": [{} for _ in range(1000)], "text": "[" * 1000}, "test")
+    assert decode_event(event.to_bytes()) == event
+
+
 def test_money_stays_exact_as_a_decimal_string():
     event = create_account_event("a-1", {"balance": Decimal("0.10")}, source="test")
     assert json.loads(event.to_bytes())["payload"]["balance"] == "0.10"
@@ -209,7 +223,7 @@ def test_an_event_of_the_own_schema_has_no_unknown_fields():
 @pytest.mark.parametrize("field", ["entity_type", "event_type"])
 def test_an_unknown_type_is_refused_with_those_that_are_known(field):
     values = {"entity_type": "person", "event_type": "create"} | {field: "dragon"}
-    with pytest.raises(InvalidEventError, match=f"{field}: expected one of .*, got 'dragon'"):
+    with pytest.raises(InvalidEventError, match=f"{field}: expected one of .*, got a text of 6 characters"):
         create_event(values["entity_type"], "x", {}, source="test", event_type=values["event_type"])
 
 
@@ -250,3 +264,31 @@ def test_a_batch_gives_the_newest_event_of_each_entity():
     batch.add(same_id)
     assert len(batch) == 3
     assert list(batch.newest()) == [new, same_id]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"entity_id":"p-1","entity_type":"Jane Roe","event_type":"create","version":1}',
+        b'{"entity_id":"p-1","entity_type":"person","event_type":"it\'s\\nJane Roe","version":1}',
+        b'{"entity_id":"Jane Roe","entity_type":"person","event_type":"create","version":1}',
+        b'{"schema_version":"Jane Roe"}',
+        b'{"entity_id":"p-1","version":"Jane Roe"}',
+        b'{"entity_id":"p-1","timestamp":"Jane Roe"}',
+        b'{"Jane Roe',
+        b"\xffJane Roe",
+    ],
+)
+def test_an_error_in_decoding_does_not_tell_what_the_bytes_hold(data):
+    with pytest.raises(EventDecodeError) as caught:
+        decode_event(data)
+    assert "Jane" not in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["entity_id", "event_id", "source"])
+def test_an_invalid_text_is_not_repeated(field):
+    values = {"entity_id": "p-1", "event_id": "e-1", "source": "t"} | {field: "Jane Roe" * 40}
+    event = create_event(EntityType.PERSON, values["entity_id"].replace(" ", "_")[:256], source="t")
+    with pytest.raises(InvalidEventError, match=f"{field}: .*a text of 320 characters") as caught:
+        encode_event(msgspec.structs.replace(event, **values))
+    assert "Jane" not in str(caught.value)

@@ -76,6 +76,8 @@ def test_health_and_metrics_are_served_until_sigterm():
         status, body = get(f"{address}/metrics")
         assert status == 200
         assert "streaming_build_info" in body
+        assert 'streaming_ready{service="probe"} 0.0' in body
+        assert 'streaming_missing{dependency="store",service="probe"} 1.0' in body
         process.send_signal(signal.SIGTERM)
         last = lines_of(process)[-1]
     finally:

@@ -6,6 +6,7 @@ import pytest
 
 from banking.streaming.leg import LegSettings
 from banking.streaming.settings import ServiceSettings, load_settings, read_secret
+from graph_consumer.settings import GraphSettings
 
 
 def test_the_defaults_are_those_that_are_documented(monkeypatch):
@@ -45,3 +46,13 @@ def test_a_secret_is_read_from_its_file(tmp_path, monkeypatch):
     monkeypatch.setenv("PULSAR_TOKEN_FILE", str(secret))
     assert load_settings(ServiceSettings).broker.token == "s3cret"
     assert read_secret(None) is None
+
+
+def test_settings_that_do_not_fit_together_are_named_without_what_they_hold(monkeypatch, capsys):
+    monkeypatch.setenv("JANUSGRAPH_USERNAME", "ann")
+    with pytest.raises(SystemExit):
+        load_settings(GraphSettings)
+    assert (
+        capsys.readouterr().err
+        == "wrong setting: JANUSGRAPH_USERNAME and JANUSGRAPH_PASSWORD_FILE: set both or neither\n"
+    )

@@ -17,7 +17,8 @@ def test_the_topics_are_those_that_users_know():
     assert TOPIC_SUBSCRIPTIONS["persons-events"] == ("graph-consumer", "vector-consumer")
     assert TOPIC_SUBSCRIPTIONS["dlq-events"] == ("dlq-worker",)
     assert TOPIC_SUBSCRIPTIONS["graph-retry-events"] == ("graph-consumer",)
-    assert len(TOPIC_SUBSCRIPTIONS) == len(EntityType) + 3
+    assert TOPIC_SUBSCRIPTIONS["producer-requests"] == ()
+    assert len(TOPIC_SUBSCRIPTIONS) == len(EntityType) + 4
 
 
 def test_a_short_name_forgets_the_namespace_and_the_partition():

@@ -13,7 +13,7 @@ from fleet.reference import PAGES
 
 @pytest.mark.parametrize("name", sorted(PAGES))
 def test_a_page_is_what_the_code_makes_of_it(name):
-    assert (ROOT / "docs" / name).read_text(encoding="utf-8") == PAGES[name](), "run: .venv/bin/fleet reference"
+    assert (ROOT / name).read_text(encoding="utf-8") == PAGES[name](), "run: .venv/bin/fleet reference"
 
 
 def readme_rows(heading):
@@ -26,11 +26,11 @@ def test_the_readme_s_settings_and_metrics_exist():
     metrics = {match for row in readme_rows("Metrics") for match in re.findall(r"`(\w+)\{([\w,]+)\}`", row)}
     assert {"PULSAR_URL", "OPENSEARCH_USE_SSL", "JANUSGRAPH_PORT"} <= settings
     for name in settings:
-        assert f"| `{name}` |" in PAGES["configuration.md"]()
+        assert f"| `{name}` |" in PAGES["docs/configuration.md"]()
     assert metrics
     for name, labels in metrics:
         listed = ", ".join(f"`{label}`" for label in labels.split(","))
-        assert f"| `{name}` | {listed} |" in PAGES["metrics.md"]()
+        assert f"| `{name}` | {listed} |" in PAGES["docs/metrics.md"]()
 
 
 def test_the_documents_name_only_targets_that_make_has():

@@ -66,9 +66,10 @@ class GremlinServer:
         self._arrival = asyncio.Condition()
         app = web.Application()
         app.router.add_get("/gremlin", self._serve)
-        self._server = TestServer(app)
+        self._app = app
 
-    async def start(self) -> None:
+    async def start(self, port: int | None = None) -> None:
+        self._server = TestServer(self._app, port=port)
         await self._server.start_server()
 
     async def stop(self) -> None:

@@ -164,6 +164,20 @@ async def test_a_wrong_or_missing_password_is_an_error_of_its_own(server: Gremli
     assert "guess" not in repr(Credentials("ann", "guess"))
 
 
+async def test_after_a_wrong_password_the_next_request_connects_anew_with_the_password_of_then(
+    server: GremlinServer,
+) -> None:
+    server.handle = authenticate
+    passwords = iter(["guess", "secret"])
+    client = GremlinClient(server.url, credentials=lambda: Credentials("ann", next(passwords)))
+    with pytest.raises(AuthenticationError, match="incorrect"):
+        await client.submit("x")
+    async with asyncio.timeout(5):
+        assert await client.submit("x") == ["welcome"]
+    assert server.connections == 2
+    await client.close()
+
+
 async def test_a_closed_client_fails_what_is_in_flight(server: GremlinServer, client: GremlinClient) -> None:
     async def never(request: Request) -> None:
         await asyncio.sleep(60)

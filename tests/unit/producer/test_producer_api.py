@@ -1,11 +1,16 @@
 """The HTTP API against a target in memory: parsing, limits and answers. The broker has its own tests."""
 
 import asyncio
+import contextlib
 import gzip
+import hashlib
 import json
 import re
+import time
+import uuid
 
 import pytest
+import zstandard
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
@@ -15,10 +20,13 @@ from banking.streaming.health import Health
 from banking.streaming.settings import load_settings
 from producer.api import ApiLimits, EventsApi
 from producer.api_keys import ApiKeys
-from producer.intake import IdHash
+from producer.idempotency import Entry, Finished, RequestIndex
+from producer.intake import ControlTotals, IdHash
+from producer.problems import answer_problems
 from producer.settings import ProducerSettings
 
 JSON = "application/json"
+NDJSON = "application/x-ndjson"
 
 
 class Target:
@@ -45,18 +53,48 @@ class Target:
         return [event.entity_id for event in self.events]
 
 
+class Log:
+    """A log of keyed requests in memory, which a test may also make unusable."""
+
+    def __init__(self):
+        self.index = RequestIndex(60, 1000)
+        self.away = False
+
+    async def append(self, name, finished=None):
+        if self.away:
+            raise BrokerUnavailableError("the log is away")
+        self.index.apply([Entry(name, uuid.uuid4().hex, time.time_ns() // 1000, finished)])
+        return self.index.get(name)
+
+    async def begin(self, name):
+        return await self.append(name)
+
+    async def finish(self, attempt, finished):
+        return (await self.append(attempt.name, finished)).finished
+
+
 class Api:
     """The API on a port of its own."""
 
     def __init__(self, *, keys=None, **limits):
         self.target, self.health, self.stop = Target(), Health(), asyncio.Event()
-        self.api = EventsApi(self.target, self.health, self.stop, keys=keys, limits=ApiLimits(**limits), source="http")
-        application = web.Application()
+        self.log = Log()
+        self.api = EventsApi(
+            self.target,
+            self.health,
+            self.stop,
+            keys=keys,
+            limits=ApiLimits(**limits),
+            source="http",
+            request_log=self.log,
+        )
+        application = web.Application(middlewares=[answer_problems])
         application.add_routes(self.api.routes())
         self.client = TestClient(TestServer(application))
 
     async def __aenter__(self):
-        await self.client.start_server()
+        # As the service does: who takes bodies unpacks them.
+        await self.client.server.start_server(auto_decompress=False)
         return self
 
     async def __aexit__(self, *_error):
@@ -173,6 +211,217 @@ async def test_nothing_valid_is_a_bad_request():
         response, _ = await api.post(b"", JSON)
         assert response.status == 400
     assert api.target.events == []
+
+
+async def test_a_body_packed_otherwise_is_refused_with_what_would_do():
+    async with Api() as api:
+        response, _ = await api.post(lines(event("a-1")), **{"Content-Encoding": "br"})
+        assert (response.status, response.headers["Accept-Encoding"]) == (415, "gzip, zstd")
+        cut_off = gzip.compress(lines(event("a-2")))[:-4]
+        response, answer = await api.post(cut_off, **{"Content-Encoding": "gzip"})
+        assert (response.status, answer["detail"]) == (400, "the body cannot be unpacked: it ends too early")
+        response, answer = await api.post(zstandard.compress(lines(event("a-3"))), **{"Content-Encoding": "zstd"})
+        assert (response.status, answer["accepted"]) == (202, 1)
+
+
+@pytest.mark.parametrize("path", ["/v1/events", "/nowhere"])
+async def test_what_no_route_is_there_for_is_a_problem_too(path):
+    async with Api() as api, api.client.get(path) as response:
+        assert response.content_type == "application/problem+json"
+        status = {"/v1/events": 405, "/nowhere": 404}[path]
+        assert (await response.json(content_type=None))["status"] == response.status == status
+        assert response.headers.get("Allow") == ("POST" if status == 405 else None)
+
+
+@pytest.mark.parametrize(
+    ("accept", "content_type"),
+    [
+        ("", JSON),
+        ("*/*", JSON),
+        (NDJSON, NDJSON),
+        ("application/jsonl", NDJSON),
+        (f"{JSON}, {NDJSON}", JSON),
+        (f"{NDJSON}, {JSON}", NDJSON),
+        (f"{JSON};q=0.5, {NDJSON}", NDJSON),
+        (f"*/*;q=0.1, {NDJSON};q=0", JSON),
+        (f"{NDJSON};q=much", JSON),
+        ("text/html", JSON),
+    ],
+)
+async def test_the_answer_is_as_it_is_liked(accept, content_type):
+    async with (
+        Api() as api,
+        api.client.post(
+            "/v1/events", data=lines(event("a-1")), headers={"Content-Type": NDJSON, "Accept": accept}
+        ) as response,
+    ):
+        assert (response.status, response.content_type) == (202, content_type)
+
+
+async def as_lines(api, data, content_type=NDJSON, query="", **headers):
+    sent = {"Content-Type": content_type, "Accept": NDJSON} | headers
+    async with api.client.post(f"/v1/events{query}", data=data, headers=sent) as response:
+        return response, [json.loads(row) for row in (await response.read()).splitlines()]
+
+
+async def test_a_short_answer_in_lines_has_the_status_of_its_outcome():
+    async with Api() as api:
+        response, told = await as_lines(api, lines(event("a-1"), event("a 2")))
+        assert response.status == 202
+        assert [(row["outcome"], row.get("line")) for row in told] == [("rejected", 2), ("summary", None)]
+        assert told[1].items() >= {"status": 202, "read": 2, "accepted": 1, "rejected": 1, "unconfirmed": 0}.items()
+        api.target.unconfirmed = {"a-3"}
+        response, [problem] = await as_lines(api, json.dumps([event("a-3")]), JSON)
+    assert (response.status, response.content_type) == (503, "application/problem+json")
+    assert problem["rejections"] == [{"index": 0, "problem": "timed out"}]
+
+
+async def test_receipts_are_told_where_they_are_asked_for():
+    async with Api() as api:
+        response, told = await as_lines(api, lines(event("a-1", version=7)), query="?receipts=all", Accept=JSON)
+        assert (response.status, response.content_type) == (202, NDJSON)
+        [stored] = api.target.events
+        receipt = {"outcome": "accepted", "line": 1, "entity_id": "a-1", "event_id": stored.event_id, "version": 7}
+        assert told[0] == receipt
+        for query, problem in (("?receipts=some", "rejected or all"), ("?recipts=all", "recipts: is no parameter")):
+            response, [told] = await as_lines(api, lines(event("a-1")), query=query)
+            assert response.status == 400
+            assert problem in told["detail"]
+    assert len(api.target.events) == 1
+
+
+async def in_parts(*parts):
+    for part in parts:
+        yield part
+        await asyncio.sleep(0.1)
+
+
+async def test_a_long_answer_begins_before_its_end_and_its_last_line_says_the_outcome():
+    async with Api(rejections=3) as api:
+        bad = lines(*(event("a b") for _ in range(2_000)))
+        response, told = await as_lines(api, lines(event("a-1")) + bad)
+        assert (response.status, len(told)) == (200, 2_001)
+        assert told[-1].items() >= {"outcome": "summary", "status": 202, "accepted": 1, "rejected": 2_000}.items()
+        api.target.away_from = 1
+        response, told = await as_lines(api, in_parts(bad, lines(event("a-2"))))
+    assert response.status == 200
+    assert {row["outcome"] for row in told[:-1]} == {"rejected"}
+    assert told[-1].items() >= {"outcome": "problem", "status": 503, "rejected": 2_000, "next": 2_001}.items()
+
+
+async def test_a_caller_who_reads_no_answer_is_let_go():
+    async with Api(body_idle_seconds=1) as api:
+        _reader, writer = await asyncio.open_connection("127.0.0.1", api.client.port, limit=1024)
+        head = f"POST /v1/events HTTP/1.1\r\nHost: a\r\nContent-Type: {NDJSON}\r\nAccept: {NDJSON}\r\n"
+        writer.write(f"{head}Content-Length: 1000000000\r\n\r\n".encode())
+        bad = lines(*(event("a b") for _ in range(1_000)))
+        async with asyncio.timeout(60):
+            while not writer.is_closing():
+                writer.write(bad)
+                with contextlib.suppress(ConnectionError):
+                    await writer.drain()
+        await until(lambda: not api.api.open_requests)
+        writer.close()
+
+
+KEY = {"Idempotency-Key": "payments-of-today"}
+
+
+async def test_a_repeated_request_is_answered_as_before_and_nothing_goes_twice():
+    data = lines(event("a-1"), event("a 2"), event("a-3"))
+    async with Api() as api:
+        first, answer = await api.post(data, **KEY)
+        again, repeated = await api.post(gzip.compress(data), **KEY, **{"Content-Encoding": "gzip"})
+        other, problem = await api.post(lines(event("a-1")), **KEY)
+        broken, _ = await api.post(b"[", JSON, **KEY)
+    assert answer == repeated
+    assert (first.status, again.status, other.status, broken.status) == (202, 202, 422, 422)
+    assert ("Idempotency-Replayed" in first.headers, again.headers["Idempotency-Replayed"]) == (False, "true")
+    assert "read" not in problem
+    assert api.target.ids == ["a-1", "a-3"]
+
+
+async def test_a_request_that_did_not_succeed_is_done_again_with_the_same_events():
+    data = lines(*(event(f"a-{number}") for number in range(4)), event("a-0", event_id="mine", version=9))
+    async with Api() as api:
+        api.target.away_from = 2
+        response, _ = await api.post(data, **KEY)
+        assert response.status == 503
+        api.target.away_from, api.target.unconfirmed = None, {"a-3"}
+        response, _ = await api.post(data, **KEY)
+        assert response.status == 503
+        api.target.unconfirmed = set()
+        response, answer = await api.post(data, **KEY)
+        assert (response.status, answer["accepted"]) == (202, 5)
+    events = api.target.events
+    assert events[:2] == events[2:4] == events[-5:-3]
+    assert [made.version - events[0].version for made in events[-5:-1]] == [0, 1, 2, 3]
+    assert (events[-1].event_id, events[-1].version) == ("mine", 9)
+
+
+async def test_a_refused_body_leaves_its_key_free():
+    async with Api() as api:
+        response, _ = await api.post(lines(event("a 1")), **KEY)
+        assert response.status == 400
+        response, answer = await api.post(lines(event("a-1")), **KEY)
+    assert (response.status, answer["accepted"]) == (202, 1)
+
+
+async def test_what_was_rejected_for_its_time_stays_rejected_when_it_is_repeated():
+    ahead = time.time_ns() // 1000 + 301_500_000
+    data = lines(event("a-1"), event("a-2", version=ahead))
+    async with Api() as api:
+        _, answer = await api.post(data, **KEY)
+        assert answer["rejections"][0]["field"] == "version"
+        await asyncio.sleep(2)
+        _, repeated = await api.post(data, **KEY)
+    assert repeated["rejections"][0]["line"] == 2
+    assert (repeated["accepted"], repeated["rejected"]) == (answer["accepted"], answer["rejected"]) == (1, 1)
+
+
+async def test_without_the_log_there_are_no_keyed_requests_but_others():
+    async with Api() as api:
+        api.log.away = True
+        response, answer = await api.post(lines(event("a-1")), **KEY)
+        assert (response.status, response.headers["Retry-After"]) == (503, "5")
+        assert answer["detail"] == "the log is away"
+        response, _ = await api.post(lines(event("a-2")))
+        assert response.status == 202
+    assert api.target.ids == ["a-2"]
+
+
+async def test_a_request_whose_end_cannot_be_noted_is_unavailable():
+    async def body():
+        yield lines(event("a-1"))
+        await until(lambda: api.target.events)
+        api.log.away = True
+
+    async with Api() as api:
+        response, answer = await api.post(body(), **KEY)
+        assert (response.status, answer["accepted"]) == (503, 1)
+        assert "all events are stored" in answer["detail"]
+        api.log.away = False
+        response, answer = await api.post(lines(event("a-1")), **KEY)
+    assert (response.status, answer["accepted"]) == (202, 1)
+    assert api.target.events[0] == api.target.events[1]
+
+
+async def test_another_body_published_meanwhile_under_the_key_is_told():
+    async def body():
+        yield lines(event("a-1"))
+        await until(lambda: api.target.events)
+        await api.log.append(next(iter(api.api._open_keys)), Finished("another", ControlTotals(), 1))
+
+    async with Api() as api:
+        response, answer = await api.post(body(), **KEY)
+    assert (response.status, answer["accepted"]) == (422, 1)
+
+
+async def test_a_key_that_is_none_is_refused():
+    async with Api() as api:
+        response, answer = await api.post(lines(event("a-1")), **{"Idempotency-Key": "a b"})
+    assert response.status == 400
+    assert "Idempotency-Key" in answer["detail"]
 
 
 async def test_a_key_is_needed():
@@ -327,10 +576,10 @@ def test_keys_come_from_a_file(tmp_path):
     path = tmp_path / "keys"
     path.write_text("# of the loader\n0123456789abcdef\n\n fedcba9876543210 \n")
     keys = ApiKeys.read(path)
-    assert keys.accept("Bearer 0123456789abcdef")
-    assert keys.accept("Bearer fedcba9876543210")
-    assert not keys.accept("Bearer # of the loader")
-    assert not keys.accept(None)
+    assert keys.caller("Bearer 0123456789abcdef") == hashlib.sha256(b"0123456789abcdef").hexdigest()
+    assert keys.caller("Bearer fedcba9876543210") == hashlib.sha256(b"fedcba9876543210").hexdigest()
+    assert keys.caller("Bearer # of the loader") is None
+    assert keys.caller(None) is None
 
 
 @pytest.mark.parametrize(("content", "problem"), [("", "no key"), ("short", "16 characters"), (None, "cannot be read")])

@@ -53,6 +53,28 @@ def test_the_version_comes_from_the_time_that_is_given():
     assert parse(timestamp="1970-01-01T00:00:01.000002Z").version == 1_000_002
 
 
+def test_a_version_may_be_written_as_any_number_that_is_an_integer():
+    data = b'{"entity_id":"a","entity_type":"account","version":%s}'
+    assert [parse_event(data % written, "test").version for written in (b"5", b"5.0", b"5e3")] == [5, 5, 5000]
+
+
+def test_what_is_left_out_may_be_said_by_the_request():
+    moment = datetime(2026, 3, 1, tzinfo=UTC)
+    data = b'{"entity_id":"a","entity_type":"account"}'
+    event = parse_event(data, "test", event_id="e-1", timestamp=moment)
+    assert (event.event_id, event.timestamp, event.version) == ("e-1", moment, 1_772_323_200_000_000)
+    assert parse_event(data, "test", event_id="e-1", timestamp=moment) == event
+    given = parse_event(data[:-1] + b',"event_id":"mine","version":7}', "test", event_id="e-1", timestamp=moment)
+    assert (given.event_id, given.version, given.timestamp) == ("mine", 7, moment)
+
+
+def test_now_may_be_another_moment():
+    data = b'{"entity_id":"a","entity_type":"account","version":1772323200000000}'
+    assert parse_event(data, "test", now_microseconds=1_772_323_100_000_000).version == 1_772_323_200_000_000
+    with pytest.raises(InvalidEventError, match="is a time 400 s ahead"):
+        parse_event(data, "test", now_microseconds=1_772_322_800_000_000)
+
+
 @pytest.mark.parametrize(
     ("written", "kept"),
     [
@@ -85,6 +107,10 @@ def test_other_numbers_stay_numbers():
         ({"payload": []}, "payload", "Expected `object`"),
         ({"paylaod": {}}, "paylaod", "is no field of an event"),
         ({"version": -1}, "version", "0 to 2"),
+        ({"version": 1.5}, "version", "an integer"),
+        ({"version": "1"}, "version", "an integer"),
+        ({"event_id": ""}, "event_id", "1 to 256"),
+        ({"timestamp": "0001-01-01T00:00:00+05:00"}, "timestamp", "years 1 to 9999"),
         ({"version": 4_000_000_000_000_000}, "version", "ahead"),
         ({"timestamp": "2024-01-01T00:00:00"}, "timestamp", "time zone"),
         ({"timestamp": "yesterday"}, "timestamp", "RFC3339"),
@@ -93,9 +119,10 @@ def test_other_numbers_stay_numbers():
         ({"payload": {"balance": True}}, "payload.balance", "decimal"),
         ({"payload": {"balance": "12,50"}}, "payload.balance", "decimal"),
         ({"payload": {"opened_on": "2024-02-30"}}, "payload.opened_on", "day"),
-        ({"payload": {"opened_on": "30.01.2024"}}, "payload.opened_on", "2024-03-31"),
+        ({"payload": {"opened_on": "30.01.2024"}}, "payload.opened_on", "YYYY-MM-DD"),
         ({"payload": {"created_at": "2024-01-01T00:00:00"}}, "payload.created_at", "offset"),
         ({"entity_type": "person", "payload": {"is_pep": "no"}}, "payload.is_pep", "true or false"),
+        ({"payload": {"owner_id": "p-1"}}, "payload.owner_type", "one of person, company"),
         ({"event_type": "delete", "payload": {"balance": "1"}}, "payload", "delete"),
     ],
 )

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from banking.streaming.entities import ENTITY_MODELS, EntityType, Kind
-from vector_consumer.embedder import WordLlamaEmbedder
+from vector_consumer.embedders.wordllama import WordLlamaEmbedder
 from vector_consumer.mappings import FIELD_MAPPINGS, STATE_MAPPINGS, IndexDefinition, alias_of, define_indices
 from vector_consumer.settings import VectorSettings
 

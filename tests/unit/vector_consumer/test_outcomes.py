@@ -6,7 +6,7 @@ import pytest
 
 from banking.streaming.entities import EntityType
 from banking.streaming.sink import RejectionReason, Status
-from vector_consumer.outcomes import lacks_index, outcome_of
+from vector_consumer.outcomes import lacks_place, outcome_of
 
 
 def answer(status: int, kind: str = "", reason: str = "") -> dict[str, Any]:
@@ -26,6 +26,11 @@ def answer(status: int, kind: str = "", reason: str = "") -> dict[str, Any]:
         (answer(500, "internal_error"), Status.RETRY),
         (answer(503, "unavailable_shards_exception"), Status.RETRY),
         (answer(404, "index_not_found_exception"), Status.RETRY),
+        # After a full disk, while the shard is opened anew.
+        (answer(404, "shard_not_found_exception"), Status.RETRY),
+        (answer(404, "illegal_index_shard_state_exception"), Status.RETRY),
+        (answer(408, "timeout_exception"), Status.RETRY),
+        (answer(401, "security_exception"), Status.RETRY),
         (answer(400, "index_closed_exception"), Status.RETRY),
         (answer(403, "security_exception"), Status.RETRY),
         (answer(400, "illegal_argument_exception", "something"), Status.REJECTED),
@@ -77,7 +82,10 @@ def test_another_refusal_is_the_stores_own() -> None:
     assert outcome.detail == "OpenSearch answered 400 illegal_argument_exception"
 
 
-def test_a_missing_index_is_told_apart() -> None:
-    assert lacks_index(answer(404, "index_not_found_exception"))
-    assert not lacks_index(answer(201))
-    assert not lacks_index(answer(503, "unavailable_shards_exception"))
+def test_an_index_that_takes_no_writes_is_told_apart() -> None:
+    assert lacks_place(answer(404, "index_not_found_exception"))
+    assert lacks_place(answer(403, "cluster_block_exception", "index write (api)"))
+    assert lacks_place(answer(400, "index_closed_exception"))
+    assert not lacks_place(answer(201))
+    assert not lacks_place(answer(503, "unavailable_shards_exception"))
+    assert not lacks_place(answer(403, "security_exception"))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -52,7 +53,9 @@ def test_words_are_looked_for_in_texts_and_lookups_of_the_types() -> None:
 
 
 def test_meaning_query() -> None:
-    assert meaning_query([1.0, 0.0], 5) == {"knn": {"embedding": {"vector": [1.0, 0.0], "k": 5}}}
+    assert meaning_query([1.0, 0.0], 5, 20) == {
+        "knn": {"embedding": {"vector": [1.0, 0.0], "k": 5, "method_parameters": {"ef_search": 20}}}
+    }
 
 
 def test_the_command_says_when_the_store_is_away() -> None:
@@ -60,3 +63,24 @@ def test_the_command_says_when_the_store_is_away() -> None:
     result = CliRunner().invoke(main, ["search", "anything"], env=environment)
     assert result.exit_code == 1
     assert "OpenSearch is not reached" in result.output
+
+
+def test_long_texts_are_looked_for_by_their_beginning_in_one_field() -> None:
+    query = words_query(list(EntityType), "word " * 1000)["multi_match"]
+    assert len(query["query"]) == 1000
+    assert {"text", "entity_id", "iban"} <= set(query["fields"])
+    assert not {"name", "body", "street"} & set(query["fields"])
+
+
+def test_the_command_prints_a_vector() -> None:
+    result = CliRunner().invoke(main, ["embed", "wire transfer"])
+    assert result.exit_code == 0
+    vector = json.loads(result.output)
+    assert len(vector) == 256
+    assert sum(number * number for number in vector) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_a_text_without_a_vector_is_said_to_have_none() -> None:
+    result = CliRunner().invoke(main, ["embed", " "])
+    assert result.exit_code == 1
+    assert "knows nothing of this text" in result.output

@@ -48,7 +48,7 @@ def test_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
         ("OPENSEARCH_REFRESH_INTERVAL_SECONDS", "-1"),
         ("INDEX_PREFIX", "Banking_*"),
         ("HNSW_M", "1"),
-        ("EMBEDDING_MODEL", "gpt"),
+        ("EMBEDDER", "gpt"),
     ],
 )
 def test_a_wrong_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
@@ -56,6 +56,50 @@ def test_a_wrong_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, valu
     with pytest.raises(ValidationError) as caught:
         VectorSettings()
     assert [str(error["loc"][0]).upper() for error in caught.value.errors()] == [name]
+
+
+OPENAI = {
+    "EMBEDDER": "openai",
+    "EMBEDDING_URL": "https://inference.bank.example/v1",
+    "EMBEDDING_MODEL": "text-embedding-3-small",
+    "EMBEDDING_DIMENSION": "1536",
+}
+
+
+@pytest.mark.parametrize(
+    ("variables", "problem"),
+    [
+        ({"EMBEDDING_MODEL": "other"}, "EMBEDDER=wordllama has one model only"),
+        ({"EMBEDDING_DIMENSION": "128"}, "EMBEDDER=wordllama has one model only"),
+        ({"EMBEDDER": "sentence-transformers"}, r"install vector-consumer\[sentence-transformers\]"),
+        (OPENAI | {"EMBEDDING_URL": None}, "needs EMBEDDING_URL, EMBEDDING_MODEL and EMBEDDING_DIMENSION"),
+        (OPENAI | {"EMBEDDING_MODEL": None}, "needs EMBEDDING_URL, EMBEDDING_MODEL and EMBEDDING_DIMENSION"),
+        (OPENAI | {"EMBEDDING_DIMENSION": None}, "needs EMBEDDING_URL, EMBEDDING_MODEL and EMBEDDING_DIMENSION"),
+        (OPENAI | {"EMBEDDING_URL": "inference.bank.example/v1"}, "embedding_url"),
+        (OPENAI | {"EMBEDDING_URL": "https://user:secret@host/v1"}, "embedding_url"),
+        (OPENAI | {"EMBEDDING_URL": "https://host/v1?key=1"}, "embedding_url"),
+        (OPENAI | {"EMBEDDING_KEY_FILE": "/nowhere/key"}, "embedding_key_file"),
+    ],
+)
+def test_an_embedder_is_told_all_it_needs(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str | None], problem: str
+) -> None:
+    for name, value in variables.items():
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    with pytest.raises(ValidationError, match=problem):
+        VectorSettings()
+
+
+def test_an_embedding_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in OPENAI.items():
+        monkeypatch.setenv(name, value)
+    settings = VectorSettings()
+    assert (settings.embedder, settings.embedding_model, settings.embedding_dimension) == (
+        "openai",
+        "text-embedding-3-small",
+        1536,
+    )
 
 
 def test_a_user_needs_a_password(monkeypatch: pytest.MonkeyPatch) -> None:

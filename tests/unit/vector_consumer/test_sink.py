@@ -13,9 +13,10 @@ from aiohttp import web
 from banking.streaming.entities import EntityType
 from banking.streaming.events import create_person_event
 from banking.streaming.sink import BatchFailedError, RejectionReason, SinkUnavailableError, Status
+from vector_consumer.bulk import split
 from vector_consumer.client import connect
 from vector_consumer.settings import VectorSettings
-from vector_consumer.sink import Row, VectorSink, split
+from vector_consumer.sink import Row, VectorSink
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -26,7 +27,7 @@ EVENT = create_person_event("p-1", "Ann", source="test", version=1)
 INDEX = {
     "aliases": {"banking-persons": {"filter": {}}},
     "mappings": {"_meta": {"model": "none", "dimension": 2, "mapping_version": 1}},
-    "settings": {"index": {"refresh_interval": "1000ms"}},
+    "settings": {"index": {"refresh_interval": "1000ms", "uuid": "u-1", "number_of_shards": "1"}},
 }
 
 
@@ -38,6 +39,8 @@ class NoEmbedder:
 
     async def embed(self, texts: Sequence[str]) -> Sequence[None]:
         return [None for _ in texts]
+
+    async def close(self) -> None: ...
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import sys
 from datetime import UTC, datetime, timedelta
@@ -26,7 +27,7 @@ from dlq_worker.settings import DlqWorkerSettings
 from dlq_worker.worker import serve as run_worker
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Iterator
 
     from banking.streaming.archive import DeadLetterArchive
 
@@ -130,7 +131,8 @@ def show(
     _console().print(render.letter_details(letter, content))
     if payload:
         sys.stdout.flush()
-        sys.stdout.buffer.write(content.data + b"\n")
+        with _told("show"):
+            sys.stdout.buffer.write(content.data + b"\n")
 
 
 @main.command()
@@ -140,10 +142,12 @@ def stats(
     entity_type: Types = None,
     leg: Legs = None,
     reason: Reasons = None,
+    letter_id: Ids = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Count archived letters by type, leg, reason and state; a letter that stands there twice counts once."""
-    letters = _run("stats", find(_settings().archive(), _selection(since, until, entity_type, leg, reason)))
+    selection = _selection(since, until, entity_type, leg, reason, letter_id)
+    letters = _run("stats", find(_settings().archive(), selection))
     if output is Format.JSON:
         _print_json(render.statistics(letters))
     else:
@@ -165,6 +169,7 @@ def replay(
     force: Annotated[
         bool, typer.Option("--force", help="Also what is older than the tombstones are kept: it may undo a deletion.")
     ] = False,
+    output: Output = Format.TABLE,
 ) -> None:
     """Send archived letters that wait to their legs again, oldest first. Can be repeated when it was cut short."""
     settings = _settings()
@@ -172,12 +177,15 @@ def replay(
         limit=limit,
         per_second=rate,
         max_replays=max_replays,
-        max_age=timedelta(days=settings.tombstone_retention_days),
+        max_age=settings.tombstone_retention,
         force=force,
         dry_run=dry_run,
     )
     selection = _selection(since, until, entity_type, leg, reason, letter_id)
     report = _run("replay", _replay(settings, selection, rules))
+    if output is Format.JSON:
+        _print_json({"replayed": len(report.replayed), "left_alone": report.refused, "dry_run": dry_run})
+        return
     typer.echo(f"{'would replay' if dry_run else 'replayed'} {len(report.replayed)} letters")
     for refusal, number in sorted(report.refused.items()):
         typer.echo(f"left alone {number}: {refusal}")
@@ -193,12 +201,16 @@ def purge(
     letter_id: Ids = None,
     state: InState = None,
     dry_run: DryRun = False,
+    output: Output = Format.TABLE,
 ) -> None:
     """Remove letters from the archive for good, with all their copies. Needs at least one filter."""
     selection = _selection(since, until, entity_type, leg, reason, letter_id, state)
     if selection.selects_all:
         raise typer.BadParameter("name at least one filter, such as --until 365d or --state replayed")
     report = _run("purge", remove(_settings().archive(), selection, dry_run=dry_run))
+    if output is Format.JSON:
+        _print_json(msgspec.to_builtins(report) | {"dry_run": dry_run})
+        return
     verb = "would remove" if dry_run else "removed"
     typer.echo(f"{verb} {report.letters} letters: {report.removed} objects gone, {report.rewritten} written anew")
 
@@ -244,8 +256,15 @@ def _selection(
 
 
 def _run(command: str, work: Coroutine[Any, Any, _Result]) -> _Result:
-    try:
+    with _told(command):
         return asyncio.run(work)
+
+
+@contextlib.contextmanager
+def _told(command: str) -> Iterator[None]:
+    """Errors in one line, and an exit status that says so."""
+    try:
+        yield
     except (ArchiveUnavailableError, BrokerError) as error:
         typer.echo(f"dlq_worker {command}: {error}", err=True)
         raise typer.Exit(1) from None

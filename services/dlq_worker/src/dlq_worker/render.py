@@ -10,6 +10,8 @@ import msgspec
 from rich.markup import escape
 from rich.table import Table
 
+from banking.streaming.printing import printable
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
@@ -35,7 +37,7 @@ def letter_table(letters: Sequence[Letter]) -> Table:
             str(letter.replays),
             letter.state.value,
         )
-        table.add_row(*(escape(_printable(cell)) for cell in cells))
+        table.add_row(*(escape(printable(cell)) for cell in cells))
     return table
 
 
@@ -45,9 +47,9 @@ def letter_details(letter: Letter, content: ArchivedLetter) -> Table:
     for name, value in (as_json(letter) | {"properties": content.properties}).items():
         if isinstance(value, dict):
             for key, item in value.items():
-                table.add_row(escape(_printable(f"{name}.{key}")), escape(_printable(str(item))))
+                table.add_row(escape(printable(f"{name}.{key}")), escape(printable(str(item))))
         elif value is not None:
-            table.add_row(name, escape(_printable(str(value))))
+            table.add_row(name, escape(printable(str(value))))
     return table
 
 
@@ -90,7 +92,7 @@ def statistics_table(letters: Sequence[Letter]) -> Table:
     for name, value in statistics(letters).items():
         if isinstance(value, dict):
             for key, number in value.items():
-                table.add_row(name.replace("_", " "), escape(_printable(key)), str(number))
+                table.add_row(name.replace("_", " "), escape(printable(key)), str(number))
         else:
             table.add_row(name.replace("_", " "), "", "" if value is None else str(value))
     return table
@@ -98,8 +100,3 @@ def statistics_table(letters: Sequence[Letter]) -> Table:
 
 def _time(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _printable(text: str) -> str:
-    """Without control characters: what stands in a letter must not steer the terminal."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

@@ -12,6 +12,7 @@ from banking.streaming.broker import Publisher, Subscription
 from banking.streaming.dlq_handler import ARCHIVE, DeadLetterLoop
 from banking.streaming.leg import BROKER, watch_broker
 from banking.streaming.service import CHECK_SECONDS, TOPICS, drain_limit, keep_topics, run_service, wait_for_stop
+from dlq_worker.waiting import watch_waiting
 
 if TYPE_CHECKING:
     from banking.streaming.archive import DeadLetterArchive
@@ -58,6 +59,7 @@ async def work(service: Service, settings: DlqWorkerSettings) -> None:
                 ),
                 tasks.create_task(watch_broker(service, [subscription])),
                 tasks.create_task(_watch_archive(archive, loop, health, stop)),
+                tasks.create_task(watch_waiting(settings, stop)),
             ]
             await _run(loop, stop)
             for watch in watches:

@@ -99,7 +99,7 @@ class GremlinClient:
         connect_timeout_seconds: float = 10.0,
         request_timeout_seconds: float = 60.0,
     ) -> None:
-        self._url = url
+        self.url = url
         self._credentials = credentials
         self._ssl_context = ssl_context
         self._connect_timeout_seconds = connect_timeout_seconds
@@ -145,14 +145,14 @@ class GremlinClient:
             credentials = self._credentials() if self._credentials is not None else None
             async with asyncio.timeout(self._connect_timeout_seconds):
                 socket = await self._http.ws_connect(
-                    self._url,
+                    self.url,
                     ssl=self._ssl_context or True,
                     max_msg_size=_MAX_RESPONSE_BYTES,
                     heartbeat=_HEARTBEAT_SECONDS,
                 )
         except (aiohttp.ClientError, OSError) as error:  # a timeout is an OSError too
             problem = str(error) or f"no connection within {self._connect_timeout_seconds:g} s"
-            raise ConnectionFailedError(f"{self._url}: {problem}") from error
+            raise ConnectionFailedError(f"{self.url}: {problem}") from error
         return _Connection(socket, credentials)
 
 
@@ -239,10 +239,14 @@ class _Connection:
             arguments = {"sasl": self._credentials.token()}
             message = RequestMessage("traversal", "authentication", arguments)
             await self._send(self._serializer.serialize_message(request_id, message))
+        elif code in {_UNAUTHORIZED, _AUTHENTICATE}:
+            problem = status["message"] or "the server wants a user name and a password"
+            self._settle(request_id, AuthenticationError(code, problem))
+            # The server answers nothing more on it, and the next connection reads the password anew.
+            await self._socket.close()
         else:
-            kind = AuthenticationError if code in {_UNAUTHORIZED, _AUTHENTICATE} else ResponseError
             exceptions = tuple(status["attributes"].get("exceptions") or ())
-            self._settle(request_id, kind(code, status["message"] or "", exceptions))
+            self._settle(request_id, ResponseError(code, status["message"] or "", exceptions))
 
     def _settle(self, request_id: str, error: GremlinError | None) -> None:
         pending = self._pending.get(request_id)

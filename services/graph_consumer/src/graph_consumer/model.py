@@ -45,7 +45,7 @@ STATE_PROPERTIES: dict[str, str] = {
     "extra": "String",  # JSON object: what of the payload no property holds exactly
     "deleted": "Boolean",  # true on a tombstone, else absent
     "deleted_at": "Date",  # when the tombstone was written
-    "stub": "Boolean",  # true on an endpoint whose own event has not arrived, else absent
+    "deleted_on": "String",  # on which day, YYYY-MM-DD in UTC: indexed, so that the purge finds it
 }
 """Properties of the fleet's own beside the declared ones."""
 
@@ -57,7 +57,7 @@ def build_model() -> dict[str, Any]:
         ValueError: Two declarations contradict each other, or one takes a name that is reserved.
     """
     properties = IDENTITY_PROPERTIES | STATE_PROPERTIES
-    lookups = {"entity_id"}
+    lookups = {"entity_id", "deleted_on"}
     for entity_type, model in ENTITY_MODELS.items():
         for field in model.fields:
             if field.name in IDENTITY_PROPERTIES or field.name in STATE_PROPERTIES:

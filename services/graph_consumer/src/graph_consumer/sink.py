@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import ssl
+import asyncio
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import msgspec
 import stamina
 
+from banking.streaming.payloads import InvalidPayloadError
 from banking.streaming.sink import (
     APPLIED,
     STALE,
@@ -20,46 +21,21 @@ from banking.streaming.sink import (
     rejected,
     retry,
 )
-from graph_consumer.gremlin import (
-    ConnectionFailedError,
-    Credentials,
-    GremlinClient,
-    GremlinError,
-    RequestTimeoutError,
-    ResponseError,
-)
+from graph_consumer.failures import is_contention, is_of_storage
+from graph_consumer.gremlin import ConnectionFailedError, GremlinError, RequestTimeoutError, ResponseError
 from graph_consumer.model import build_model
-from graph_consumer.rows import InvalidRowError, encode_row, to_row
+from graph_consumer.purge import purge_tombstones
+from graph_consumer.rows import encode_row, to_row
+from graph_consumer.servers import connect_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from banking.streaming.events import EntityEvent
+    from graph_consumer.gremlin import GremlinClient
     from graph_consumer.settings import GraphSettings
 
 _CONTENTION_ATTEMPTS = 6
-_CONTENTION_SIGNS = (
-    "WriterBusyException",
-    "com.sleepycat.je.DeadlockException",
-    "com.sleepycat.je.LockConflictException",
-    "com.sleepycat.je.LockTimeoutException",
-    "com.sleepycat.je.TransactionTimeoutException",
-    "LockingException",
-)
-"""Parts of the names of Java exceptions by which two transactions got into each other's way."""
-
-_STORAGE_SIGNS = (
-    "com.sleepycat.",
-    "com.datastax.",
-    "org.janusgraph.diskstorage.",
-    "java.io.",
-    "java.lang.InterruptedException",
-    "java.lang.OutOfMemoryError",
-    "java.util.concurrent.TimeoutException",
-)
-"""Parts of the names of Java exceptions that come from the storage or the machine, never from a row."""
-
-_TIMED_OUT = 598
 
 _CHUNK_BYTES = 4 * 1024 * 1024
 """Rows of at most so much go in one transaction: larger ones are no faster and hold their locks for longer."""
@@ -72,7 +48,7 @@ class GraphSink:
     """Writes events to JanusGraph.
 
     Args:
-        settings: Where the server is.
+        settings: Where the servers are.
         now: The time, in UTC.
     """
 
@@ -82,7 +58,7 @@ class GraphSink:
         self._settings = settings
         self._now = now
         self._fingerprint: str = build_model()["fingerprint"]
-        self._client = make_client(settings)
+        self._servers = connect_all(settings)
 
     async def open(self) -> None:
         """Connect. The server made the schema when it started; what is left is to see that it is ours.
@@ -95,43 +71,75 @@ class GraphSink:
     async def check(self) -> None:
         """Run a query through the batch writer: an open port alone says nothing of the script engine behind it.
 
+        Where there are several servers, one that answers is enough, and each is used from now on if it answered.
+
         Raises:
-            SinkUnavailableError: The server is away, not ready, or was started with another model.
+            SinkUnavailableError: No server is there, ready and started with our model; of several, says why the first
+                is not.
         """
-        timeout = self._settings.janusgraph_connect_timeout_seconds
-        try:
-            answer = await self._client.submit("writer.check()", timeout_seconds=timeout)
-        except GremlinError as error:
-            raise SinkUnavailableError(f"JanusGraph is not ready: {error}") from error
-        self._check_fingerprint(answer[0])
+        problems = await asyncio.gather(*(self._problem(server) for server in self._servers))
+        for server, problem in zip(self._servers, problems, strict=True):
+            self._servers.report(server, problem)
+        if None not in problems:
+            raise SinkUnavailableError(f"JanusGraph is not ready: {problems[0]}")
 
     async def write(self, events: Sequence[EntityEvent]) -> Sequence[Outcome]:
         """Write events, each of another entity, in as few transactions as their size allows; see `Sink.write`."""
         now = self._now()
-        rows = [self._encode(event, now) for event in events]
-        written: list[Outcome] = []
-        for chunk in _chunks([row for row in rows if isinstance(row, bytes)]):
-            written.extend(await self._write_rows(chunk))
-        following = iter(written)
-        return [next(following) if isinstance(row, bytes) else row for row in rows]
+        outcomes: dict[int, Outcome] = {}
+        rows: dict[GremlinClient, dict[int, bytes]] = {}
+        for place, event in enumerate(events):
+            row = self._encode(event, now)
+            if isinstance(row, bytes):
+                rows.setdefault(self._servers.writer_of(event.entity_id), {})[place] = row
+            else:
+                outcomes[place] = row
+        written = await asyncio.gather(
+            *(self._write_to(server, list(placed.values())) for server, placed in rows.items()), return_exceptions=True
+        )
+        for placed, result in zip(rows.values(), written, strict=True):
+            if isinstance(result, BaseException):
+                raise result
+            outcomes.update(zip(placed, result, strict=True))
+        return [outcomes[place] for place in range(len(events))]
+
+    async def purge_tombstones(self, before: datetime) -> int:
+        """Remove tombstones that are due; see `banking.streaming.leg.TombstonePurger`."""
+        return await purge_tombstones(self._servers, before)
 
     async def close(self) -> None:
-        """Close the connection."""
-        await self._client.close()
+        """Close the connections."""
+        await self._servers.close()
+
+    async def _problem(self, server: GremlinClient) -> str | None:
+        """Why a server cannot be written to; None when it can."""
+        timeout = self._settings.janusgraph_connect_timeout_seconds
+        try:
+            [fingerprint] = await server.submit("writer.check()", timeout_seconds=timeout)
+        except GremlinError as error:
+            return str(error)
+        return self._problem_of_model(fingerprint)
 
     def _encode(self, event: EntityEvent, now: datetime) -> bytes | Outcome:
         """The event's row, or the rejection of one that can never be stored."""
         try:
             row = encode_row(to_row(event, now))
-        except InvalidRowError as invalid:
-            return invalid.outcome
+        except InvalidPayloadError as invalid:
+            return rejected(invalid.reason, str(invalid))
         limit = self._settings.janusgraph_max_request_bytes - _ENVELOPE_BYTES
         if len(row) > limit:
             problem = f"its row has {len(row):,} bytes, JanusGraph takes {limit:,} (JANUSGRAPH_MAX_REQUEST_BYTES)"
             return rejected(RejectionReason.REFUSED_BY_STORE, problem)
         return row
 
-    async def _write_rows(self, rows: Sequence[bytes]) -> list[Outcome]:
+    async def _write_to(self, server: GremlinClient, rows: Sequence[bytes]) -> list[Outcome]:
+        """Write one server's rows, one transaction after the other."""
+        outcomes: list[Outcome] = []
+        for chunk in _chunks(rows):
+            outcomes.extend(await self._write_rows(server, chunk))
+        return outcomes
+
+    async def _write_rows(self, server: GremlinClient, rows: Sequence[bytes]) -> list[Outcome]:
         """Write one transaction's rows; what two transactions did to each other is tried again, with jitter."""
         batch = b'{"model":"%b","rows":[%b]}' % (self._fingerprint.encode(), b",".join(rows))
         try:
@@ -139,60 +147,46 @@ class GraphSink:
                 on=_ContentionError, attempts=_CONTENTION_ATTEMPTS, timeout=None, wait_initial=0.05, wait_max=2.0
             ):
                 with attempt:
-                    answer = await self._submit(batch.decode())
+                    answer = await self._submit(server, batch.decode())
         except _ContentionError as error:
             return [retry(str(error))] * len(rows)
         result = msgspec.json.decode(answer, type=_Answer)
-        self._check_fingerprint(result.model)
+        if problem := self._problem_of_model(result.model):
+            raise SinkUnavailableError(problem)
         if result.outcomes is None or len(result.outcomes) != len(rows):
             raise SinkUnavailableError("JanusGraph's batch writer did not answer for every row: is init.groovy ours?")
         return [_outcome(outcome) for outcome in result.outcomes]
 
-    async def _submit(self, batch: str) -> str:
+    async def _submit(self, server: GremlinClient, batch: str) -> str:
         try:
-            answer: str = (await self._client.submit("writer.write(batch)", {"batch": batch}))[0]
+            answer: str = (await server.submit("writer.write(batch)", {"batch": batch}))[0]
         except (ConnectionFailedError, RequestTimeoutError) as error:
+            self._servers.report(server, str(error))
             raise SinkUnavailableError(f"JanusGraph is away: {error}") from error
         except ResponseError as error:
-            raise await self._classify(error) from error
+            raise await self._classify(server, error) from error
         except GremlinError as error:
             raise SinkUnavailableError(f"JanusGraph is not ready: {error}") from error
         return answer
 
-    async def _classify(self, error: ResponseError) -> Exception:
+    async def _classify(self, server: GremlinClient, error: ResponseError) -> Exception:
         """What an error answer to a batch means. Only a server that is otherwise well makes it the batch's fault."""
         if is_contention(error):
             return _ContentionError(f"JanusGraph: {error}")
-        if error.code == _TIMED_OUT or _has_sign(error, _STORAGE_SIGNS):
+        if is_of_storage(error):
             return SinkUnavailableError(f"JanusGraph cannot write: {error}")
-        await self.check()
-        return BatchFailedError(f"JanusGraph: {error}")
+        if problem := await self._problem(server):
+            return SinkUnavailableError(f"JanusGraph is not ready: {problem}")
+        # Its message may hold values of the rows, and this one ends in logs and letters.
+        return BatchFailedError(f"JanusGraph answered {error.code} {', '.join(error.exceptions) or 'without a reason'}")
 
-    def _check_fingerprint(self, fingerprint: str) -> None:
-        if fingerprint != self._fingerprint:
-            raise SinkUnavailableError(
-                f"JanusGraph was started with the model {fingerprint}, this service has {self._fingerprint}: "
-                "start it with this release's config/janusgraph/model.json"
-            )
-
-
-def make_client(settings: GraphSettings) -> GremlinClient:
-    """A client for the server that the settings name; it connects when it is first used."""
-    scheme = "wss" if settings.janusgraph_use_ssl else "ws"
-    return GremlinClient(
-        f"{scheme}://{settings.janusgraph_host}:{settings.janusgraph_port}/gremlin",
-        credentials=_credentials(settings),
-        ssl_context=ssl.create_default_context(cafile=settings.janusgraph_ca_file)
-        if settings.janusgraph_use_ssl
-        else None,
-        connect_timeout_seconds=settings.janusgraph_connect_timeout_seconds,
-        request_timeout_seconds=settings.janusgraph_request_timeout_seconds,
-    )
-
-
-def is_contention(error: Exception) -> bool:
-    """Whether two transactions got into each other's way, readers too: the same request again, after a moment."""
-    return isinstance(error, ResponseError) and _has_sign(error, _CONTENTION_SIGNS)
+    def _problem_of_model(self, fingerprint: str) -> str | None:
+        if fingerprint == self._fingerprint:
+            return None
+        return (
+            f"JanusGraph was started with the model {fingerprint}, this service has {self._fingerprint}: "
+            "start it with this release's config/janusgraph/model.json"
+        )
 
 
 class _ContentionError(Exception):
@@ -226,14 +220,3 @@ def _chunks(rows: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
         size += len(row) + 1
     if start < len(rows):
         yield rows[start:]
-
-
-def _credentials(settings: GraphSettings) -> Callable[[], Credentials] | None:
-    username, file = settings.janusgraph_username, settings.janusgraph_password_file
-    if username is None or file is None:
-        return None
-    return lambda: Credentials(username, file.read_text().strip())
-
-
-def _has_sign(error: ResponseError, signs: tuple[str, ...]) -> bool:
-    return any(sign in name for name in error.exceptions for sign in signs)

@@ -2,41 +2,38 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
+import time
 from dataclasses import dataclass
-from enum import StrEnum
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import msgspec
-import structlog
 from aiohttp import web
-from aiohttp.http_exceptions import BadHttpMessage
 
-from banking.streaming.broker import BrokerUnavailableError
-from banking.streaming.events import InvalidEventError
-from banking.streaming.metrics import METRICS
-from producer.drafts import MAX_CLOCK_SKEW_SECONDS, parse_event
-from producer.intake import Intake, Rejection
-from producer.lines import MAX_LINE_BYTES, LineSplitter
-from producer.problems import Problem
+from banking.streaming.broker import BrokerError
+from banking.streaming.events import encode_event
+from producer.answers import JsonAnswer, LineAnswer, wish_of
+from producer.body import Body, Form, coding_of, form_of, too_large, unavailable
+from producer.documents import documents
+from producer.drafts import MAX_CLOCK_SKEW_SECONDS
+from producer.idempotency import HEADER, REPLAYED_HEADER, Finished, key_of
+from producer.intake import Intake
+from producer.problems import Problem, log_refusal
+from producer.taking import Taker, Terms
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    import asyncio
+    from collections.abc import Callable, Iterator
 
+    from banking.streaming.broker import PublishError
+    from banking.streaming.events import EntityEvent
     from banking.streaming.health import Health
+    from producer.answers import Answer
     from producer.api_keys import ApiKeys
-    from producer.intake import EventTarget
+    from producer.idempotency import Attempt, RequestLog
+    from producer.intake import ControlTotals, EventTarget
 
-log = structlog.get_logger(__name__)
-
-RETRY_AFTER_SECONDS = 5
-"""When a caller should come back while the broker is away."""
-
-_LOOK_SECONDS = 1.0
-_JSON = frozenset({"application/json"})
-_NDJSON = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"})
-_WHITE_SPACE = b" \t\r\n"
+_CONFLICT_RETRY_SECONDS = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +44,7 @@ class ApiLimits:
         body_bytes: Of a JSON body.
         stream_bytes: Of an NDJSON body; 0 without limit.
         concurrent_requests: That publish at the same time.
-        rejections: Of one request; then it is ended.
+        rejections: Of one request that is answered with one JSON object; then it is ended.
         body_idle_seconds: Without a byte in the middle of a body.
         clock_skew_seconds: That a time-like version may lie ahead.
     """
@@ -60,9 +57,23 @@ class ApiLimits:
     clock_skew_seconds: float = MAX_CLOCK_SKEW_SECONDS
 
 
-class _Form(StrEnum):
-    JSON = "json"
-    NDJSON = "ndjson"
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One request, as far as it is known before its body is read.
+
+    Attributes:
+        form: How its body is written.
+        body: Its body.
+        answer: What is told of it.
+        key: The name of its idempotency key.
+        max_rejections: Rejected events at which it is ended; 0 for any number.
+    """
+
+    form: Form
+    body: Body
+    answer: Answer
+    key: str | None
+    max_rejections: int
 
 
 class EventsApi:
@@ -75,6 +86,7 @@ class EventsApi:
         keys: The keys that callers need; None: they need none.
         limits: What they may take.
         source: The `source` of events that name none.
+        request_log: Where idempotency keys are kept.
 
     Attributes:
         open_requests: Requests that are being published.
@@ -89,200 +101,179 @@ class EventsApi:
         keys: ApiKeys | None,
         limits: ApiLimits,
         source: str,
+        request_log: RequestLog,
     ) -> None:
         self._target = target
         self._health = health
         self._stop = stop
         self._keys = keys
         self._limits = limits
-        self._source = source
+        self._terms = Terms(source, limits.clock_skew_seconds, stop)
+        self._request_log = request_log
+        self._open_keys: set[str] = set()
         self.open_requests = 0
 
     def routes(self) -> list[web.RouteDef]:
-        """The API's routes."""
-        return [web.post("/v1/events", self.post_events)]
+        """The API's routes, its own description among them."""
+        return [
+            web.post("/v1/events", self.post_events),
+            *documents(self._limits, source=self._terms.source, authentication=self._keys is not None),
+        ]
 
     async def post_events(self, request: web.Request) -> web.StreamResponse:
-        """Answer 202 with control totals once the broker has stored every event that is valid."""
-        try:
-            form = self._admit(request)
-            self.open_requests += 1
-            try:
-                return await self._take(request, form)
-            finally:
-                self.open_requests -= 1
-        except Problem as problem:
-            log.info("request refused", status=problem.status.value, detail=problem.detail)
-            return problem.response()
+        """Answer 202 with control totals once the broker has stored every event that is valid.
 
-    def _admit(self, request: web.Request) -> _Form:
+        Raises:
+            Problem: The answer is another one.
+        """
+        call = self._admit(request)
+        self.open_requests += 1
+        try:
+            if call.key is None:
+                return await self._publish(call, None)
+            with self._only_one(call.key):
+                return await self._publish_once(call, call.key)
+        finally:
+            self.open_requests -= 1
+
+    def _admit(self, request: web.Request) -> _Call:
         """Everything that can be said before the body is read."""
-        if self._keys is not None and not self._keys.accept(request.headers.get("Authorization")):
-            raise Problem(
-                HTTPStatus.UNAUTHORIZED,
-                "an API key is needed, as Authorization: Bearer <key>",
-                headers={"WWW-Authenticate": "Bearer"},
-            )
-        form = _form(request)
-        limit = self._byte_limit(form)
-        if limit and (request.content_length or 0) > limit:
-            raise _too_large(limit)
+        caller = self._caller(request)
+        form, coding, wish = form_of(request), coding_of(request), wish_of(request)
+        key = key_of(request.headers.getall(HEADER, []), caller)
+        limits = self._limits
+        limit_bytes = limits.body_bytes if form is Form.JSON else limits.stream_bytes
+        if limit_bytes and (request.content_length or 0) > limit_bytes:
+            raise too_large(limit_bytes)
         if problems := self._health.problems:
-            raise _unavailable("; ".join(f"{name}: {problem}" for name, problem in problems.items()))
+            raise unavailable("; ".join(f"{name}: {problem}" for name, problem in problems.items()))
         if self._stop.is_set():
-            raise _unavailable("the service is stopping")
-        if self.open_requests >= self._limits.concurrent_requests:
+            raise unavailable("the service is stopping")
+        if self.open_requests >= limits.concurrent_requests:
             raise Problem(
                 HTTPStatus.TOO_MANY_REQUESTS,
                 f"{self.open_requests} requests are being published, as many as may be",
                 headers={"Retry-After": "1"},
             )
-        return form
+        idle_seconds = limits.body_idle_seconds
+        body = Body(request, coding, limit_bytes=limit_bytes, idle_seconds=idle_seconds, stop=self._stop)
+        if wish.lines:
+            answer = LineAnswer(request, form, receipts=wish.receipts, idle_seconds=idle_seconds)
+            return _Call(form, body, answer, key, 0)
+        return _Call(form, body, JsonAnswer(form), key, limits.rejections)
 
-    async def _take(self, request: web.Request, form: _Form) -> web.Response:
-        rejections: list[Rejection] = []
-
-        def on_failure(token: object, field: str | None, problem: str) -> None:
-            place: dict[str, Any] = {"index" if form is _Form.JSON else "line": token}
-            rejections.append(Rejection(field=field, problem=problem, **place))
-
-        intake = Intake(self._target, on_failure)
-        try:
-            if form is _Form.JSON:
-                await self._take_json(request, intake)
-            else:
-                await self._take_lines(request, intake)
-        except Problem as problem:
-            await intake.settle()
-            problem.extensions = _answer(intake, rejections) | problem.extensions
-            raise
-        except BrokerUnavailableError as error:
-            await intake.settle()
-            raise _unavailable(str(error), _answer(intake, rejections)) from error
-        await intake.settle()
-        answer = _answer(intake, rejections)
-        if answer["unconfirmed"]:
-            raise _unavailable(f"the broker did not confirm {answer['unconfirmed']} events", answer)
-        if answer["rejected"] and not answer["accepted"]:
-            raise Problem(HTTPStatus.BAD_REQUEST, "no event was accepted", extensions=answer)
-        return web.Response(
-            status=HTTPStatus.ACCEPTED, body=msgspec.json.encode(answer), content_type="application/json"
-        )
-
-    async def _take_json(self, request: web.Request, intake: Intake) -> None:
-        body = bytearray()
-        async for chunk in self._chunks(request, _Form.JSON):
-            body += chunk
-        if body.lstrip(_WHITE_SPACE)[:1] != b"[":
-            await self._take_event(intake, 0, body)
-            return
-        try:
-            events = msgspec.json.decode(body, type=list[msgspec.Raw])
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise Problem(HTTPStatus.BAD_REQUEST, f"the body is no JSON array: {error}") from None
-        for index, event in enumerate(events):
-            await self._take_event(intake, index, memoryview(event))
-
-    async def _take_lines(self, request: web.Request, intake: Intake) -> None:
-        splitter = LineSplitter()
-        try:
-            async for chunk in self._chunks(request, _Form.NDJSON):
-                for number, line in splitter.feed(chunk):
-                    await self._take_line(intake, number, line)
-        except Problem as problem:
-            problem.extensions.setdefault("next", splitter.next_number)
-            raise
-        for number, line in splitter.finish():
-            await self._take_line(intake, number, line)
-
-    async def _take_line(self, intake: Intake, number: int, line: bytes | None) -> None:
-        if line is None:
-            error = InvalidEventError("event", f"the line has more than {MAX_LINE_BYTES:,} bytes")
-            self._reject(intake, error, number)
-        else:
-            await self._take_event(intake, number, line)
-
-    async def _take_event(self, intake: Intake, place: int, data: bytes | bytearray | memoryview) -> None:
-        if self._stop.is_set():
-            raise _unavailable("the service is stopping", {"next": place})
-        try:
-            event = parse_event(data, self._source, max_clock_skew_seconds=self._limits.clock_skew_seconds)
-        except InvalidEventError as error:
-            self._reject(intake, error, place)
-            return
-        try:
-            await intake.publish(event, place)
-        except BrokerUnavailableError as error:
-            raise _unavailable(str(error), {"next": place}) from error
-
-    def _reject(self, intake: Intake, error: InvalidEventError, place: int) -> None:
-        METRICS.events_publish_failed.labels("unknown", type(error).__name__).inc()
-        intake.reject(error, place)
-        if intake.counts.rejected >= self._limits.rejections:
+    def _caller(self, request: web.Request) -> str:
+        """Who calls; everybody is one caller where no keys are needed."""
+        if self._keys is None:
+            return ""
+        caller = self._keys.caller(request.headers.get("Authorization"))
+        if caller is None:
             raise Problem(
-                HTTPStatus.BAD_REQUEST,
-                f"ended after {self._limits.rejections} rejected events; what follows was not read",
-                extensions={"next": place + 1},
+                HTTPStatus.UNAUTHORIZED,
+                "an API key is needed, as Authorization: Bearer <key>",
+                headers={"WWW-Authenticate": "Bearer"},
             )
+        return caller
 
-    async def _chunks(self, request: web.Request, form: _Form) -> AsyncIterator[bytes]:
-        """The body as it comes, unpacked; ends with a problem at the limits, and when the service stops."""
-        limit, read, idle_seconds = self._byte_limit(form), 0, 0.0
-        while True:
+    @contextlib.contextmanager
+    def _only_one(self, key: str) -> Iterator[None]:
+        if key in self._open_keys:
+            raise Problem(
+                HTTPStatus.CONFLICT,
+                "a request with this idempotency key is being published",
+                headers={"Retry-After": str(_CONFLICT_RETRY_SECONDS)},
+            )
+        self._open_keys.add(key)
+        try:
+            yield
+        finally:
+            self._open_keys.discard(key)
+
+    async def _publish_once(self, call: _Call, key: str) -> web.StreamResponse:
+        """Publish a request under its key, or answer it as before."""
+        try:
+            attempt = await self._request_log.begin(key)
+        except BrokerError as error:
+            raise unavailable(str(error)) from error
+        if attempt.finished is None:
+            return await self._publish(call, attempt)
+        return await self._answer_again(call, attempt, attempt.finished)
+
+    async def _publish(self, call: _Call, attempt: Attempt | None) -> web.StreamResponse:
+        intake = Intake(self._target, call.answer.reject, call.answer.accept)
+        try:
             try:
-                async with asyncio.timeout(_LOOK_SECONDS):
-                    chunk = await request.content.readany()
-            except TimeoutError:
-                idle_seconds += _LOOK_SECONDS
-                if self._stop.is_set():
-                    raise _unavailable("the service is stopping") from None
-                if idle_seconds >= self._limits.body_idle_seconds:
-                    raise Problem(
-                        HTTPStatus.REQUEST_TIMEOUT, f"nothing came for {self._limits.body_idle_seconds:g} s"
-                    ) from None
-                continue
-            except (BadHttpMessage, web.RequestPayloadError, ConnectionError) as error:
-                raise Problem(HTTPStatus.BAD_REQUEST, f"the body cannot be read: {error}") from None
-            if not chunk and request.content.at_eof():
-                return
-            idle_seconds = 0.0
-            read += len(chunk)
-            if limit and read > limit:
-                raise _too_large(limit)
-            yield chunk
+                await self._take(call, intake, attempt)
+            finally:
+                await intake.settle()
+            totals = _outcome(intake)
+            if attempt is not None:
+                totals = await self._finish(attempt, Finished(call.body.digest, totals, time.time_ns() // 1000))
+        except Problem as problem:
+            return await _fail(call, problem, intake.totals)
+        return await call.answer.succeed(totals)
 
-    def _byte_limit(self, form: _Form) -> int:
-        return self._limits.body_bytes if form is _Form.JSON else self._limits.stream_bytes
+    async def _finish(self, attempt: Attempt, finished: Finished) -> ControlTotals:
+        """Note how a request ended; the totals that count where two replicas have published it at the same time."""
+        try:
+            first = await self._request_log.finish(attempt, finished)
+        except BrokerError as error:
+            raise unavailable(f"all events are stored, but not that this request was one: {error}") from error
+        if first.digest != finished.digest:
+            raise _other_body()
+        return first.totals
 
+    async def _answer_again(self, call: _Call, attempt: Attempt, finished: Finished) -> web.StreamResponse:
+        """Answer a request that has ended, by looking at its body again and publishing nothing."""
+        intake = Intake(_Nowhere(), call.answer.reject, _tell_nothing)
+        try:
+            try:
+                await self._take(call, intake, attempt)
+            except Problem as problem:
+                # A bad request was not the answer to the first, so it is another one.
+                raise (_other_body() if problem.status is HTTPStatus.BAD_REQUEST else problem) from None
+            if call.body.digest != finished.digest:
+                raise _other_body()
+        except Problem as problem:
+            return await _fail(call, problem, None)
+        response = await call.answer.succeed(finished.totals)
+        if not response.prepared:
+            response.headers[REPLAYED_HEADER] = "true"
+        return response
 
-def _form(request: web.Request) -> _Form:
-    """How the body is written, from its content type."""
-    content_type = request.content_type if "Content-Type" in request.headers else ""
-    if (request.charset or "utf-8").lower().replace("_", "-") not in {"utf-8", "utf8", "us-ascii"}:
-        raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"expected UTF-8, got {request.charset}")
-    if content_type in _JSON:
-        return _Form.JSON
-    if content_type in _NDJSON:
-        return _Form.NDJSON
-    raise Problem(
-        HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-        f"expected application/json or application/x-ndjson, got {content_type or 'no content type'}",
-        headers={"Accept-Post": "application/json, application/x-ndjson"},
-    )
-
-
-def _answer(intake: Intake, rejections: list[Rejection]) -> dict[str, Any]:
-    return {**msgspec.to_builtins(intake.totals), "rejections": rejections}
-
-
-def _too_large(limit: int) -> Problem:
-    return Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body has more than {limit:,} bytes")
+    async def _take(self, call: _Call, intake: Intake, attempt: Attempt | None) -> None:
+        """Read the body and hand its events over."""
+        taker = Taker(self._terms, call.body, intake, call.answer, attempt, call.max_rejections)
+        await taker.take(call.form)
 
 
-def _unavailable(detail: str, extensions: dict[str, Any] | None = None) -> Problem:
-    return Problem(
-        HTTPStatus.SERVICE_UNAVAILABLE,
-        detail,
-        headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
-        extensions=extensions,
-    )
+class _Nowhere:
+    """A target that keeps nothing: for events that are stored already."""
+
+    async def submit(self, event: EntityEvent, receipt: Callable[[PublishError | None], None]) -> None:
+        """Count the event as stored, if it may be sent at all."""
+        encode_event(event)
+        receipt(None)
+
+
+def _tell_nothing(_token: object, _event: EntityEvent) -> None:
+    """Of events that a request under its key accepted before, nobody knows before its end that it is the same one."""
+
+
+def _outcome(intake: Intake) -> ControlTotals:
+    """The control totals of a body that was read to its end, where they are a success."""
+    if unconfirmed := intake.counts.unconfirmed:
+        raise unavailable(f"the broker did not confirm {unconfirmed} events")
+    totals = intake.totals
+    if totals.rejected and not totals.accepted:
+        raise Problem(HTTPStatus.BAD_REQUEST, "no event was accepted")
+    return totals
+
+
+async def _fail(call: _Call, problem: Problem, totals: ControlTotals | None) -> web.StreamResponse:
+    log_refusal(problem)
+    return await call.answer.fail(problem, totals)
+
+
+def _other_body() -> Problem:
+    return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "this idempotency key was used for another body")

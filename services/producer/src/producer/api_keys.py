@@ -41,17 +41,20 @@ class ApiKeys:
             raise ValueError(f"holds a key of fewer than {MIN_KEY_CHARACTERS} characters")
         return cls(keys)
 
-    def accept(self, authorization: str | None) -> bool:
-        """Whether an `Authorization` header carries one of the keys as `Bearer <key>`.
+    def caller(self, authorization: str | None) -> str | None:
+        """Who calls, as the hex digest of the key that an `Authorization` header carries as `Bearer <key>`.
 
         It takes equally long for every wrong key: each is compared by its digest with all of them.
+
+        Returns:
+            None where it carries none of the keys.
         """
         scheme, _, key = (authorization or "").partition(" ")
         if scheme.lower() != "bearer":
-            return False
+            return None
         digest = _digest(key.strip())
         matches = [hmac.compare_digest(digest, held) for held in self._digests]
-        return any(matches)
+        return digest.hex() if any(matches) else None
 
 
 def _digest(key: str) -> bytes:

@@ -18,15 +18,18 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from banking.streaming.broker import BrokerError
+from banking.streaming.printing import printable
 from banking.streaming.producer import AsyncEntityProducer
 from banking.streaming.settings import ServiceSettings, load_settings
 from producer.mapping import MappingError
 from producer.publishing import SEND_TIMEOUT_SECONDS, PublishReport, SourceFile, choose_format, publish_records
 from producer.settings import ProducerSettings
+from producer.totals import TotallingProducer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from banking.streaming import StreamingStats
     from banking.streaming.broker import BrokerOptions
     from producer.intake import ControlTotals
 
@@ -144,6 +147,7 @@ def generate(
     """Publish a generated, coherent data set."""
     from banking.streaming import StreamingConfig, StreamingOrchestrator  # noqa: PLC0415 - needs the generators
 
+    broker = _broker(pulsar_url)
     config = StreamingConfig(
         seed=seed,
         person_count=persons,
@@ -151,29 +155,30 @@ def generate(
         account_count=accounts,
         transaction_count=transactions,
         communication_count=communications,
-        pulsar_url=_broker(pulsar_url).url,
+        pulsar_url=broker.url,
         output_dir=output,
     )
+    problem: str | None = None
+    exit_status = 0
     try:
         with StreamingOrchestrator(config) as orchestrator:
-            stats = orchestrator.generate_all()
-    except KeyboardInterrupt as interruption:
-        typer.echo(f"producer: {interruption}", err=True)
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+            producer = orchestrator.producer = TotallingProducer(broker)
+            try:
+                orchestrator.generate_all()
+            except KeyboardInterrupt as interruption:
+                problem, exit_status = str(interruption), EXIT_INTERRUPTED
+            except (BrokerError, OSError) as error:
+                problem, exit_status = str(error), EXIT_UNUSABLE
+            stats = orchestrator.stats
     except (BrokerError, ValueError, OSError) as error:
         typer.echo(f"producer: {error}", err=True)
         raise typer.Exit(EXIT_UNUSABLE) from None
-    table = _table("entity type", "events")
-    for entity_type, count in stats.events_by_type.items():
-        table.add_row(entity_type, f"{count:,}")
-    console = Console()
-    console.print(table)
-    console.print(
-        f"read {stats.events_generated:,}, accepted {stats.events_published:,}, not confirmed {stats.events_failed:,} "
-        f"in {stats.elapsed_seconds:.1f} s; written to {output}",
-        highlight=False,
-    )
-    raise typer.Exit(0 if stats.events_published == stats.events_generated else EXIT_REJECTED)
+    _print_generated(stats, producer, output)
+    if problem is not None:
+        typer.echo(f"producer: {problem}", err=True)
+    elif stats.events_published < stats.events_generated:
+        exit_status = EXIT_REJECTED
+    raise typer.Exit(exit_status)
 
 
 async def _publish(
@@ -246,6 +251,21 @@ def _show(progress: Progress, source: SourceFile) -> Callable[[ControlTotals], N
     return show
 
 
+def _print_generated(stats: StreamingStats, producer: TotallingProducer, output: Path) -> None:
+    """What was made of each type, and the control totals."""
+    table = _table("entity type", "events")
+    for entity_type, count in stats.events_by_type.items():
+        table.add_row(entity_type, f"{count:,}")
+    accepted, unconfirmed = stats.events_published, stats.events_failed + stats.events_unsettled
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(table)
+    console.print(
+        f"read {accepted + unconfirmed:,}, accepted {accepted:,}, rejected 0, unconfirmed {unconfirmed:,} "
+        f"in {stats.elapsed_seconds:.1f} s; written to {output}"
+    )
+    console.print(f"hash of accepted ids: {producer.accepted_ids_hash or 'not known'}")
+
+
 def _print_reports(reports: list[PublishReport]) -> None:
     """What was rejected, to standard error; the control totals, to standard output."""
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -254,7 +274,8 @@ def _print_reports(reports: list[PublishReport]) -> None:
     for report in reports:
         for rejection in report.rejections:
             field = f"{rejection.field}: " if rejection.field else ""
-            errors.print(f"{report.name}:{rejection.line}: {field}{rejection.problem}", markup=False)
+            problem = printable(f"{field}{rejection.problem}")
+            errors.print(f"{report.name}:{rejection.line}: {problem}", markup=False)
         failed = report.totals.rejected + report.totals.unconfirmed
         if failed > len(report.rejections):
             errors.print(f"{report.name}: and {failed - len(report.rejections):,} more", markup=False)

@@ -47,12 +47,29 @@ class ControlTotals(msgspec.Struct):
 
 
 class Rejection(msgspec.Struct, omit_defaults=True):
-    """An event that did not go in: where it stood, and what is wrong with which field."""
+    """An event that did not go in.
+
+    Attributes:
+        line: Where it stood, from 1, in NDJSON or a file.
+        index: Where it stood, from 0, in JSON.
+        field: The field that is wrong; left out where the broker did not confirm the event.
+        problem: What is wrong.
+    """
 
     line: int | None = None
     index: int | None = None
     field: str | None = None
     problem: str = ""
+
+
+class Summary(ControlTotals):
+    """What became of the events of one request.
+
+    Attributes:
+        rejections: The events that were rejected or not confirmed, each by its place.
+    """
+
+    rejections: list[Rejection] = []
 
 
 class IdHash:
@@ -66,6 +83,11 @@ class IdHash:
         digest = hashlib.blake2b(entity_id.encode(), digest_size=16).digest()
         self._sum += int.from_bytes(digest, "big")
 
+    def remove(self, entity_id: str) -> None:
+        """Take one id out that was counted in."""
+        digest = hashlib.blake2b(entity_id.encode(), digest_size=16).digest()
+        self._sum -= int.from_bytes(digest, "big")
+
     def hex(self) -> str:
         """The hash of the ids so far."""
         return f"{self._sum % _HASH_MODULUS:032x}"
@@ -78,11 +100,18 @@ class Intake:
         target: Where the events go.
         on_failure: Called with the token of each event that is rejected or unconfirmed, the field at fault (None where
             the broker did not confirm it) and the problem.
+        on_accepted: Called with the token of each event that is stored, and the event.
     """
 
-    def __init__(self, target: EventTarget, on_failure: Callable[[object, str | None, str], None]) -> None:
+    def __init__(
+        self,
+        target: EventTarget,
+        on_failure: Callable[[object, str | None, str], None],
+        on_accepted: Callable[[object, EntityEvent], None] = lambda _token, _event: None,
+    ) -> None:
         self._target = target
         self._on_failure = on_failure
+        self._on_accepted = on_accepted
         self._totals = ControlTotals()
         self._ids = IdHash()
         self._pending = 0
@@ -113,6 +142,7 @@ class Intake:
             if error is None:
                 self._totals.accepted += 1
                 self._ids.add(event.entity_id)
+                self._on_accepted(token, event)
             else:
                 self._totals.unconfirmed += 1
                 self._on_failure(token, None, str(error))

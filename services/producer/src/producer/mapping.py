@@ -6,7 +6,7 @@ import codecs
 import hashlib
 import re
 from datetime import UTC, date, datetime, timedelta, tzinfo
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, DecimalException
 from enum import StrEnum
 from importlib.resources import files
 from pathlib import Path
@@ -17,7 +17,7 @@ import msgspec
 
 from banking.streaming.entities import ENTITY_MODELS, EntityType, Kind
 from banking.streaming.events import EventType, InvalidEventError, create_event
-from producer.drafts import check_declared_fields, exact_decimal
+from producer.drafts import check_declared, exact_decimal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -31,6 +31,7 @@ DIGEST = "digest"
 """The name under which a template finds a hash of the row's values: 16 hex digits."""
 
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
+_MAX_EXPONENT = 20
 _UNIT_SECONDS = {"seconds": 1, "minutes": 60, "hours": 3600, "days": 86_400}
 
 
@@ -237,7 +238,7 @@ class RowMapping:
             version=version,
             timestamp=datetime.fromisoformat(moment) if self._timestamp and (moment := self._timestamp(row)) else None,
         )
-        check_declared_fields(event.entity_type, event.payload)
+        check_declared(event.entity_type, event.payload)
         return event
 
     def _add_other_columns(self, row: Row, payload: dict[str, Any]) -> None:
@@ -377,7 +378,7 @@ class _Value:
             return self._convert(value)
         except (ValueError, OverflowError) as error:
             raise InvalidEventError(self._key, str(error)) from None
-        except InvalidOperation:
+        except DecimalException:
             raise InvalidEventError(self._key, f"expected a number, got {value!r:.80}") from None
 
     def _translated(self, value: Any) -> Any:
@@ -430,14 +431,18 @@ class _TimestampReader:
     def __call__(self, value: Any) -> str:
         text = _text(value).strip()
         if self._base is not None:
-            moment = self._base + timedelta(microseconds=int(Decimal(text) * self._unit_seconds * 1_000_000))
+            count = Decimal(text)
+            # Before arithmetic: `1e999999` as an integer has a million digits, and no time is so far away.
+            if count.is_finite() and count.adjusted() > _MAX_EXPONENT:
+                raise ValueError(f"lies outside the years 1 to 9999: {text!r:.80}")
+            moment = self._base + timedelta(microseconds=int(count * self._unit_seconds * 1_000_000))
         elif self._format is not None:
             moment = datetime.strptime(text, self._format)
         else:
             moment = datetime.fromisoformat(text)
         if moment.tzinfo is None:
             if self._zone is None:
-                raise ValueError(f"has no offset, and the mapping no zone: {text:.80}")
+                raise ValueError(f"has no offset, and the mapping no zone: {text!r:.80}")
             moment = moment.replace(tzinfo=self._zone)
         return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
@@ -486,7 +491,7 @@ def _json(value: Any) -> Any:
         return value
     try:
         return msgspec.json.decode(value)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise ValueError(f"is no JSON: {error}") from None
 
 

@@ -176,7 +176,12 @@ class SourceFile:
     @property
     def position_bytes(self) -> int:
         """How much of it was read, packed as it is."""
-        return self._raw.tell() if self.size_bytes is not None else 0
+        if self.size_bytes is None:
+            return 0
+        try:
+            return self._raw.tell()
+        except ValueError:  # what has read it to its end has closed it
+            return self.size_bytes
 
     def rejects(self, folder: Path) -> RejectsFile:
         """The file for its rejected records: `nodes.csv.gz` → `nodes.rejects.csv`."""

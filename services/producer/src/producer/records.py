@@ -168,7 +168,8 @@ class CsvRows:
     def read(self, stream: io.BufferedIOBase) -> Iterator[Record]:
         """One record a row."""
         text = io.TextIOWrapper(cast("Any", stream), self._encoding, errors="surrogateescape", newline="")
-        rows = csv.reader(text, delimiter=self._delimiter, strict=True)
+        lines = _RowLines(text)
+        rows = csv.reader(lines, delimiter=self._delimiter, strict=True)
         try:
             self._header = [name.strip() for name in next(rows, [])]
         except (*DAMAGE, csv.Error) as error:
@@ -183,6 +184,7 @@ class CsvRows:
             raise InputError(str(error)) from None
         count = 0
         while True:
+            lines.begin_row()
             try:
                 cells = next(rows, None)
             except csv.Error as error:
@@ -222,6 +224,35 @@ class CsvRows:
             return Record(number, cells, error=error)
 
 
+class _RowLines:
+    """The lines of a CSV file, with a bound on those of one row: a file may have no line breaks, or one open quote.
+
+    What is too long is passed over to the end of its line.
+    """
+
+    def __init__(self, text: io.TextIOWrapper) -> None:
+        self._text = text
+        self._left = MAX_LINE_BYTES
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._text.readline(self._left + 1)
+        self._left -= len(line)
+        if self._left < 0:
+            while line and not line.endswith(("\n", "\r")):
+                line = self._text.readline(MAX_LINE_BYTES)
+            raise csv.Error(f"the row has more than {MAX_LINE_BYTES:,} characters")
+        if not line:
+            raise StopIteration
+        return line
+
+    def begin_row(self) -> None:
+        """Count anew."""
+        self._left = MAX_LINE_BYTES
+
+
 class RejectsFile:
     """The records of one file that were rejected, in that file's own format, and beside it why.
 
@@ -246,7 +277,7 @@ class RejectsFile:
             self._records = self.path.open("wb")
             self._reasons = self.reasons_path.open("wb")
         self._format.write([record], self._records, first=first)
-        reason = {"number": record.number, "field": field, "problem": problem}
+        reason = {"number": record.number, "field": _encodable(field), "problem": _encodable(problem)}
         self._reasons.write(msgspec.json.encode(reason) + b"\n")
 
     @property
@@ -283,11 +314,16 @@ def _bytes(record: Record) -> bytes:
     return record.original if isinstance(record.original, bytes) else b""
 
 
+def _encodable(text: str | None) -> str | None:
+    """A text without what UTF-8 has no bytes for: columns may be named in another encoding."""
+    return None if text is None else text.encode("utf-8", "backslashreplace").decode()
+
+
 def _original_number(value: object, count: int) -> int:
     """The number that a rejected row brings along, else its place in this file."""
     if value is None:
         return count
     text = str(value)
     if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise InvalidEventError(ROW_COLUMN, f"expected a row number, got {text:.40}")
+        raise InvalidEventError(ROW_COLUMN, f"expected a row number, got {text!r:.40}")
     return int(text)

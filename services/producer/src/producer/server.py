@@ -12,6 +12,9 @@ from banking.streaming.leg import BROKER
 from banking.streaming.producer import AsyncEntityProducer
 from banking.streaming.service import TOPICS, keep_topics, run_service, wait_for_stop
 from producer.api import ApiLimits, EventsApi
+from producer.idempotency import RequestIndex
+from producer.problems import answer_problems
+from producer.request_log import PulsarRequestLog
 
 if TYPE_CHECKING:
     from banking.streaming.service import Service
@@ -39,6 +42,11 @@ async def serve(service: Service, settings: ProducerSettings) -> None:
     if settings.provision_topics:
         health.expect(TOPICS)
     producer = AsyncEntityProducer(broker=settings.broker, max_in_flight=settings.max_in_flight_events)
+    request_log = PulsarRequestLog(
+        settings.broker,
+        RequestIndex(settings.idempotency_window_seconds, settings.max_idempotency_keys),
+        window_seconds=settings.idempotency_window_seconds,
+    )
     api = EventsApi(
         producer,
         health,
@@ -53,14 +61,21 @@ async def serve(service: Service, settings: ProducerSettings) -> None:
             clock_skew_seconds=settings.max_clock_skew_seconds,
         ),
         source=settings.default_source,
+        request_log=request_log,
     )
     if not settings.api_authentication:
         log.warning("API_AUTHENTICATION is false: everybody who reaches this port may publish")
+    service.http.middlewares.append(answer_problems)
     service.http.add_routes(api.routes())
     await service.start_http()
+
+    async def connect_anew() -> None:
+        await producer.reset()
+        await request_log.reset()
+
     watches = [
         asyncio.create_task(
-            keep_topics(settings.provisioner(), health, stop, producer.reset, enabled=settings.provision_topics)
+            keep_topics(settings.provisioner(), health, stop, connect_anew, enabled=settings.provision_topics)
         ),
         asyncio.create_task(_watch_broker(service, producer)),
     ]
@@ -73,6 +88,7 @@ async def serve(service: Service, settings: ProducerSettings) -> None:
             watch.cancel()
         await asyncio.gather(*watches, return_exceptions=True)
         await producer.close()
+        await request_log.close()
 
 
 async def _watch_broker(service: Service, producer: AsyncEntityProducer) -> None:

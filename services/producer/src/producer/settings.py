@@ -39,12 +39,16 @@ class ProducerSettings(ServiceSettings):
     max_concurrent_requests: int = Field(16, ge=1)
     """Requests that publish at the same time, at most; more are answered 429."""
     max_rejections_per_request: int = Field(10_000, ge=1)
-    """Rejected events at which a request is ended: every one of them is named in the answer."""
+    """Rejected events at which a request is ended that is answered with one JSON object: it names every one of them."""
+    idempotency_window_seconds: float = Field(86_400, gt=0)
+    """How long an `Idempotency-Key` is remembered, from its first request on."""
+    max_idempotency_keys: int = Field(100_000, ge=1)
+    """Idempotency keys that are remembered, at most; the oldest ones are forgotten first."""
     body_idle_seconds: float = Field(30, gt=0)
     """How long a caller may send nothing in the middle of a body."""
     send_timeout_seconds: float = Field(30, gt=0)
     """How long the broker may take to confirm an event, reconnections included."""
-    max_in_flight_events: int = Field(20_000, ge=1)
+    max_in_flight_events: int = Field(5000, ge=1)
     """Events without a receipt, at most, over all requests."""
     max_clock_skew_seconds: float = Field(MAX_CLOCK_SKEW_SECONDS, ge=0)
     """A time-like version further ahead than this is rejected."""

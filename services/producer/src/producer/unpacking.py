@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _CHUNK_BYTES = 64 * 1024
+# The library bounds no output: 16 KiB of a stream can hold half a gigabyte, a slice of this size 16 MiB.
+_ZSTD_SLICE_BYTES = 512
 
 
 def unpacked(raw: BinaryIO) -> io.BufferedIOBase:
@@ -47,7 +49,7 @@ class _ZstdFrames(io.RawIOBase):
             zstandard.ZstdError: The content is no zstd.
         """
         while not self._plain:
-            packed = self._packed.read1(_CHUNK_BYTES // 4)
+            packed = self._packed.read1(_ZSTD_SLICE_BYTES)
             if not packed:
                 if self._frame is not None:
                     raise EOFError("the file ends in the middle of a zstd frame")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import ssl
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from opensearchpy import AsyncOpenSearch
+import msgspec
+from opensearchpy import AsyncOpenSearch, JSONSerializer
 from opensearchpy.exceptions import ConnectionError as OpenSearchConnectionError
-from opensearchpy.exceptions import OpenSearchException, TransportError
+from opensearchpy.exceptions import OpenSearchException, SerializationError, TransportError
 
 from banking.streaming.sink import BatchFailedError, SinkUnavailableError
 
@@ -19,6 +20,17 @@ if TYPE_CHECKING:
     from vector_consumer.settings import VectorSettings
 
 _REQUESTS_TO_BLAME = frozenset({400, 413})
+
+
+class Json(JSONSerializer):
+    """Reads answers several times as fast as the client's own: they hold a line per document, or whole documents."""
+
+    def loads(self, s: str) -> Any:
+        """What an answer holds."""
+        try:
+            return msgspec.json.decode(s)
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
+            raise SerializationError(f"no JSON: {error}") from error
 
 
 def connect(settings: VectorSettings) -> AsyncOpenSearch:
@@ -32,6 +44,7 @@ def connect(settings: VectorSettings) -> AsyncOpenSearch:
         use_ssl=settings.opensearch_use_ssl,
         ssl_context=context,
         timeout=settings.opensearch_request_timeout_seconds,
+        serializer=Json(),
         max_retries=0,  # the consumer loop retries: it pauses, and tells the outside
     )
 

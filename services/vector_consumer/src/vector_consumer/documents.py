@@ -2,52 +2,39 @@
 
 from __future__ import annotations
 
-import re
-from datetime import date
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import orjson
 
-from banking.streaming.entities import ENTITY_MODELS, EntityType, Kind
+from banking.streaming.entities import ENTITY_MODELS, EntityType
 from banking.streaming.events import EventType, content_hash
+from banking.streaming.repairs import RepairEvent
 from vector_consumer.mappings import EMBEDDING_FIELD, LONGEST_TERM_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from datetime import datetime
 
     from banking.streaming.events import EntityEvent
     from vector_consumer.embedder import Vector
 
 _encode = msgspec.json.Encoder().encode
-_DECIMAL = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
-_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _PAYLOAD_PATH_BYTES = len("payload")
 _DEEPEST_INDEXED = 64
 
-EXPECTED: dict[Kind, str] = {
-    Kind.KEYWORD: "a string",
-    Kind.TEXT: "a text",
-    Kind.MONEY: "a decimal string such as 12.50",
-    Kind.NUMBER: "a number",
-    Kind.INTEGER: "a whole number of 64 bits",
-    Kind.BOOLEAN: "true or false",
-    Kind.DATE: "a date as YYYY-MM-DD",
-    Kind.TIMESTAMP: "a time as RFC 3339 with an offset",
-}
-"""What a field of each kind holds, for messages."""
 
-
-def encode_document(event: EntityEvent, index: str, vector: Vector | None, now: datetime) -> bytes:
+def encode_document(
+    event: EntityEvent, index: str, vector: Vector | None, now: datetime, digest: str | None = None
+) -> bytes:
     """The two lines, each with its line break, that write an event's state under its version.
 
     Args:
-        event: The event; a delete becomes a tombstone, which holds nothing of what the entity was.
+        event: The event; a delete becomes a tombstone, which holds nothing of what the entity was. A repair also
+            takes the place of a document of the same version.
         index: The concrete index to write to.
         vector: The embedding of the event's text, or None.
         now: The time of writing, from which a tombstone's age counts.
+        digest: The hash of the event's content, None to compute it.
 
     Raises:
         ValueError, TypeError, RecursionError: The payload cannot be written as JSON.
@@ -57,45 +44,34 @@ def encode_document(event: EntityEvent, index: str, vector: Vector | None, now: 
             "_index": index,
             "_id": event.entity_id,
             "version": event.version,
-            "version_type": "external",
+            "version_type": "external_gte" if isinstance(event, RepairEvent) else "external",
         }
     }
-    document = _tombstone(event, now) if event.event_type is EventType.DELETE else _state(event, vector)
+    digest = content_hash(event) if digest is None else digest
+    deleted = event.event_type is EventType.DELETE
+    document = _tombstone(event, digest, now) if deleted else _state(event, digest, vector)
     return b"%b\n%b\n" % (_encode(action), _encode(document))
 
 
-def find_invalid_field(event: EntityEvent) -> str | None:
-    """The first declared field whose value OpenSearch would take although it does not fit; None when all fit.
-
-    OpenSearch itself refuses what does not fit in every other way. But it takes 30 February for 29 February, `0x1p3`
-    for a number, an empty string for false and 5.0 for a whole number.
-    """
-    for name, kind, fits in _CHECKS[event.entity_type]:
-        value = event.payload.get(name)
-        if value is not None and not fits(value):
-            return f"payload.{name}: expected {EXPECTED[kind]}"
-    return None
-
-
-def _tombstone(event: EntityEvent, now: datetime) -> dict[str, Any]:
+def _tombstone(event: EntityEvent, digest: str, now: datetime) -> dict[str, Any]:
     return {
         "entity_id": event.entity_id,
         "entity_type": event.entity_type,
         "version": event.version,
-        "content_hash": content_hash(event),
+        "content_hash": digest,
         "deleted": True,
         "deleted_at": now,
     }
 
 
-def _state(event: EntityEvent, vector: Vector | None) -> dict[str, Any]:
+def _state(event: EntityEvent, digest: str, vector: Vector | None) -> dict[str, Any]:
     payload = event.payload
     encoded = _encode(payload)
     document: dict[str, Any] = {
         "entity_id": event.entity_id,
         "entity_type": event.entity_type,
         "version": event.version,
-        "content_hash": content_hash(event),
+        "content_hash": digest,
         "source": event.source,
         "event_time": event.timestamp,
     }
@@ -148,43 +124,6 @@ def _prune(value: Any, path_bytes: int, depth: int) -> tuple[bool, Any]:
     return False, value
 
 
-def _is_money(value: object) -> bool:
-    if isinstance(value, str):
-        return _DECIMAL.fullmatch(value) is not None
-    # JSON numbers keep their digits too: they are stored as they came.
-    return isinstance(value, int | float | Decimal) and not isinstance(value, bool)
-
-
-def _is_date(value: object) -> bool:
-    if isinstance(value, date):
-        return True
-    if not isinstance(value, str) or _DATE.fullmatch(value) is None:
-        return False
-    try:
-        date.fromisoformat(value)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_boolean(value: object) -> bool:
-    return isinstance(value, bool)
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-_FITS: dict[Kind, Callable[[object], bool]] = {
-    Kind.MONEY: _is_money,
-    Kind.DATE: _is_date,
-    Kind.BOOLEAN: _is_boolean,
-    Kind.INTEGER: _is_integer,
-}
-_CHECKS: dict[EntityType, tuple[tuple[str, Kind, Callable[[object], bool]], ...]] = {
-    entity_type: tuple((field.name, field.kind, _FITS[field.kind]) for field in model.fields if field.kind in _FITS)
-    for entity_type, model in ENTITY_MODELS.items()
-}
 _DECLARED: dict[EntityType, tuple[str, ...]] = {
     entity_type: tuple(field.name for field in model.fields) for entity_type, model in ENTITY_MODELS.items()
 }

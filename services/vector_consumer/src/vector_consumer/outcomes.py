@@ -6,15 +6,13 @@ import re
 from typing import Any
 
 from banking.streaming.entities import ENTITY_MODELS, EntityType
+from banking.streaming.payloads import EXPECTED
 from banking.streaming.sink import APPLIED, STALE, Outcome, RejectionReason, rejected, retry
-from vector_consumer.documents import EXPECTED
 
-INDEX_NOT_FOUND = "index_not_found_exception"
-
-# Refusals that have nothing to do with the document: the state of the index or the rights of the service.
-_NOT_THE_DOCUMENT = frozenset(
-    {INDEX_NOT_FOUND, "cluster_block_exception", "index_closed_exception", "security_exception"}
-)
+# The state of the index: another one may serve instead.
+_NO_PLACE = frozenset({"index_not_found_exception", "cluster_block_exception", "index_closed_exception"})
+# Rights, and indices and shards that are away or not yet back: nothing that a document is to blame for.
+_NOT_THE_DOCUMENT = frozenset({401, 403, 404, 408, 429})
 _FIELD_ERRORS = frozenset({"mapper_parsing_exception", "document_parsing_exception"})
 _FIELD = re.compile(r'field(?: \[|=")([^\]"]+)')
 
@@ -29,7 +27,7 @@ def outcome_of(entity_type: EntityType, item: dict[str, Any]) -> Outcome:
         return APPLIED
     error = item.get("error") or {}
     kind = str(error.get("type", "unknown error"))
-    if kind in _NOT_THE_DOCUMENT or status == 429 or status >= 500:
+    if kind in _NO_PLACE or status in _NOT_THE_DOCUMENT or status >= 500:
         return retry(f"OpenSearch answered {status} {kind}")
     if status == 409:
         return STALE
@@ -39,10 +37,10 @@ def outcome_of(entity_type: EntityType, item: dict[str, Any]) -> Outcome:
     return rejected(RejectionReason.REFUSED_BY_STORE, f"OpenSearch answered {status} {kind}")
 
 
-def lacks_index(item: dict[str, Any]) -> bool:
-    """Whether the item was refused because its index is not there."""
+def lacks_place(item: dict[str, Any]) -> bool:
+    """Whether the item was refused because its index is gone or takes no writes: another one may serve instead."""
     error = item.get("error") or {}
-    return bool(error.get("type") == INDEX_NOT_FOUND)
+    return error.get("type") in _NO_PLACE
 
 
 def _describe_field(entity_type: EntityType, reason: str, kind: str) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from banking.streaming.entities import ENTITY_MODELS, EntityType, Kind
 from vector_consumer.client import connect, store_errors
 from vector_consumer.embedder import make_embedder
-from vector_consumer.mappings import EMBEDDING_FIELD, alias_of
+from vector_consumer.mappings import EMBEDDING_FIELD, alias_of, check_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +26,9 @@ RANK_CONSTANT = 60
 """The constant of reciprocal rank fusion: how little the first places count for more than the next."""
 
 _FEWEST_CANDIDATES = 50
+# OpenSearch takes 1,024 clauses, one for each word in each field: a long text is looked for in one field.
+_LONG_CHARACTERS = 150
+_MOST_CHARACTERS = 1000
 _SOURCE = ["entity_id", "entity_type", "version", "text"]
 
 
@@ -79,6 +82,7 @@ class Searcher:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self._embedder.close()
         await self._client.close()
 
     async def search(
@@ -93,7 +97,8 @@ class Searcher:
             mode: By words, by meaning, or by both.
 
         Raises:
-            SinkUnavailableError: The store is away or has no such index.
+            SinkUnavailableError: The store or the model is away, or there is no such index.
+            IncompatibleStoreError: The index has the vectors of another model.
         """
         types = tuple(EntityType) if entity_type is None else (entity_type,)
         candidates = max(limit, _FEWEST_CANDIDATES)
@@ -104,32 +109,68 @@ class Searcher:
         return fuse(words, meaning)[:limit]
 
     async def _by_meaning(self, types: Sequence[EntityType], text: str, candidates: int) -> list[dict[str, Any]]:
+        await self._check_model(types)
         (vector,) = await self._embedder.embed([text])
         if vector is None:
             return []
-        return await self._find(types, meaning_query(vector.tolist(), candidates), candidates)
+        query = meaning_query(vector.tolist(), candidates, self._settings.hnsw_ef_search)
+        return await self._find(types, query, candidates)
 
     async def _find(self, types: Sequence[EntityType], query: dict[str, Any], size: int) -> list[dict[str, Any]]:
-        aliases = ",".join(alias_of(self._settings.index_prefix, entity_type) for entity_type in types)
         with store_errors():
-            answer = await self._client.search(index=aliases, body={"query": query, "size": size, "_source": _SOURCE})
+            answer = await self._client.search(
+                index=self._aliases(types),
+                body={"query": query, "size": size, "_source": _SOURCE},
+                params={"allow_partial_search_results": "false"},
+            )
         sources: list[dict[str, Any]] = [hit["_source"] for hit in answer["hits"]["hits"]]
         return sources
 
+    async def _check_model(self, types: Sequence[EntityType]) -> None:
+        """Vectors of two models say nothing of each other, and of one length are compared all the same."""
+        with store_errors():
+            held = await self._client.indices.get_mapping(
+                index=self._aliases(types), params={"filter_path": "*.mappings._meta"}
+            )
+        for name, index in held.items():
+            check_model(name, index["mappings"]["_meta"], self._embedder.name, self._embedder.dimension)
+
+    def _aliases(self, types: Sequence[EntityType]) -> str:
+        return ",".join(alias_of(self._settings.index_prefix, entity_type) for entity_type in types)
+
 
 def words_query(types: Sequence[EntityType], text: str) -> dict[str, Any]:
-    """The query by words: in the texts, and whole in the fields that entities are looked up by."""
+    """The query by words: in the texts, and whole in the fields that entities are looked up by.
+
+    Of a text longer than 150 characters the first 1,000 are looked for, and among texts in the field `text` alone.
+    """
     fields = {"text", "entity_id"}
     for entity_type in types:
         for field in ENTITY_MODELS[entity_type].fields:
-            if field.kind is Kind.TEXT or (field.kind is Kind.KEYWORD and field.lookup):
+            is_text = field.kind is Kind.TEXT and len(text) <= _LONG_CHARACTERS
+            if is_text or (field.kind is Kind.KEYWORD and field.lookup):
                 fields.add(field.name)
-    return {"multi_match": {"query": text, "fields": sorted(fields), "type": "best_fields", "tie_breaker": 0.3}}
+    return {
+        "multi_match": {
+            "query": text[:_MOST_CHARACTERS],
+            "fields": sorted(fields),
+            "type": "best_fields",
+            "tie_breaker": 0.3,
+        }
+    }
 
 
-def meaning_query(vector: Sequence[float], candidates: int) -> dict[str, Any]:
+def meaning_query(vector: Sequence[float], candidates: int, ef_search: int) -> dict[str, Any]:
     """The query by meaning: the nearest vectors."""
-    return {"knn": {EMBEDDING_FIELD: {"vector": list(vector), "k": candidates}}}
+    return {
+        "knn": {
+            EMBEDDING_FIELD: {
+                "vector": list(vector),
+                "k": candidates,
+                "method_parameters": {"ef_search": ef_search},
+            }
+        }
+    }
 
 
 def fuse(words: Sequence[dict[str, Any]], meaning: Sequence[dict[str, Any]]) -> list[Hit]:

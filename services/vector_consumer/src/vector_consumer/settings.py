@@ -3,34 +3,38 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Self
 
-from pydantic import Field, FilePath, model_validator
+from pydantic import Field, model_validator
 
 from banking.streaming.leg import LegSettings
-from banking.streaming.settings import read_secret
+from banking.streaming.settings import ExistingFile, read_secret
 
 
-class EmbeddingModel(StrEnum):
+class EmbedderKind(StrEnum):
     """The embedders that can be chosen."""
 
     WORDLLAMA = "wordllama"  # 256-d static vectors that the package carries: fast, offline
+    SENTENCE_TRANSFORMERS = "sentence-transformers"  # a model in a folder, or MiniLM that a package carries: the extra
+    OPENAI = "openai"  # any server that speaks OpenAI's embeddings API
 
 
 class VectorSettings(LegSettings):
     """Where OpenSearch is, how its indices are made and how documents are sent."""
 
-    opensearch_host: str = Field("localhost", min_length=1)
+    opensearch_host: str = Field("localhost", pattern=r"^[!-~]+$")
     """OpenSearch's host."""
     opensearch_port: int = Field(9200, ge=1, le=65535)
     """Its port."""
     opensearch_use_ssl: bool = True
     """Whether to speak TLS. The server's certificate is always verified."""
-    opensearch_ca_file: FilePath | None = None
+    opensearch_ca_file: ExistingFile | None = None
     """The authorities to trust; the system's own where it is not set."""
     opensearch_user: str | None = None
     """The user of basic authentication."""
-    opensearch_password_file: FilePath | None = None
+    opensearch_password_file: ExistingFile | None = None
     """The file that holds the user's password."""
     opensearch_request_timeout_seconds: float = Field(30.0, gt=0, le=600)
     """How long an answer may take before the store counts as away."""
@@ -52,8 +56,29 @@ class VectorSettings(LegSettings):
     """Links of a node in the vector graph of an index that is made: more finds better and writes slower."""
     hnsw_ef_construction: int = Field(100, ge=2, le=4096)
     """Candidates looked at when a vector is linked, in an index that is made: more finds better and writes slower."""
-    embedding_model: EmbeddingModel = EmbeddingModel.WORDLLAMA
-    """What turns texts into vectors."""
+    hnsw_ef_search: int = Field(100, ge=1, le=10_000)
+    """Candidates looked at when a search by meaning walks the graph: more finds better and answers slower."""
+    embedder: EmbedderKind = EmbedderKind.WORDLLAMA
+    """What turns texts into vectors: `wordllama`, `sentence-transformers` or `openai`, the last any server that speaks
+    OpenAI's embeddings API."""
+    embedding_model: str | None = Field(None, min_length=1)
+    """With `sentence-transformers` the model's folder, the MiniLM that the extra brings where it is not set; with
+    `openai` the model's name. Not for `wordllama`."""
+    embedding_dimension: int | None = Field(None, ge=1, le=16_000)
+    """The length of that model's vectors, to be set together with it."""
+    embedding_url: str | None = Field(None, pattern=r"^https?://[!-.0-?A-~]+(/[!\"$->@-~]*)?$")
+    """The base of the embedding service's API, such as `https://host/v1`: texts are sent to `/embeddings` below it."""
+    embedding_key_file: ExistingFile | None = None
+    """The file that holds the embedding service's API key."""
+    embedding_ca_file: ExistingFile | None = None
+    """The authorities to trust for the embedding service; the system's own where it is not set."""
+    embedding_timeout_seconds: float = Field(20.0, gt=0, le=600)
+    """How long one answer of the embedding service may take, and for how long a request that failed is repeated before
+    the leg pauses."""
+    embedding_requests_in_flight: int = Field(4, ge=1, le=256)
+    """Requests to the embedding service side by side, at most."""
+    embedding_batch_texts: int = Field(64, ge=1, le=2048)
+    """Texts that the model is asked for at a time, at most."""
     embedding_max_characters: int = Field(8192, ge=1, le=1_000_000)
     """What is embedded of a longer text."""
     embedding_cache_entries: int = Field(20_000, ge=0, le=10_000_000)
@@ -63,6 +88,25 @@ class VectorSettings(LegSettings):
     def _user_with_password(self) -> Self:
         if (self.opensearch_user is None) != (self.opensearch_password_file is None):
             raise ValueError("OPENSEARCH_USER and OPENSEARCH_PASSWORD_FILE: set both or neither")
+        return self
+
+    @model_validator(mode="after")
+    def _embedder_complete(self) -> Self:
+        model = (self.embedding_model, self.embedding_dimension)
+        match self.embedder:
+            case EmbedderKind.WORDLLAMA if model != (None, None):
+                raise ValueError("EMBEDDING_MODEL and EMBEDDING_DIMENSION: EMBEDDER=wordllama has one model only")
+            case EmbedderKind.SENTENCE_TRANSFORMERS:
+                if find_spec("sentence_transformers") is None:
+                    raise ValueError("EMBEDDER: install vector-consumer[sentence-transformers] for this one")
+                if (self.embedding_model is None) != (self.embedding_dimension is None):
+                    raise ValueError("EMBEDDING_MODEL and EMBEDDING_DIMENSION: set both or neither")
+                if self.embedding_model is not None and not Path(self.embedding_model).is_dir():
+                    raise ValueError("EMBEDDING_MODEL: expected the model's folder")
+            case EmbedderKind.OPENAI if None in {self.embedding_url, *model}:
+                raise ValueError("EMBEDDER=openai needs EMBEDDING_URL, EMBEDDING_MODEL and EMBEDDING_DIMENSION")
+            case _:
+                pass
         return self
 
     def credentials(self) -> tuple[str, str] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -11,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from banking.streaming.events import EventType
+from banking.streaming.payloads import InvalidPayloadError, check_payload
 from banking.streaming.sink import (
     BatchFailedError,
+    IncompatibleStoreError,
     Leg,
     Outcome,
     RejectionReason,
@@ -20,14 +21,16 @@ from banking.streaming.sink import (
     rejected,
     retry,
 )
+from vector_consumer.bulk import send_bulk, split
 from vector_consumer.client import connect, store_errors
-from vector_consumer.documents import encode_document, find_invalid_field
+from vector_consumer.documents import encode_document
 from vector_consumer.embedder import make_embedder
-from vector_consumer.mappings import define_indices, ensure_index
-from vector_consumer.outcomes import lacks_index, outcome_of
+from vector_consumer.mappings import define_indices, ensure_index, serving_names
+from vector_consumer.outcomes import lacks_place, outcome_of
+from vector_consumer.purge import purge_tombstones
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from opensearchpy import AsyncOpenSearch
 
@@ -39,8 +42,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _CHECK_SECONDS = 5.0
-_GZIP_LEVEL = 1
-_ANSWER_PARTS = "errors,items.*.status,items.*.error.type,items.*.error.reason"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,10 @@ class VectorSink:
 
     Every document carries its event's version as an external version, so that an older one never replaces a newer one
     whatever arrives in which order. A delete is a document too.
+
+    Writes go to the index that serves the type's alias. It is looked up anew at every health query, and at once when an
+    index is gone or takes no writes: that is how a leg follows a reindex. An index of another model or mapping is
+    refused when the sink opens; when it comes to serve later on, the leg pauses.
 
     Args:
         settings: Where the store is and how to write to it.
@@ -97,9 +102,11 @@ class VectorSink:
 
         Raises:
             SinkUnavailableError: The message says what is missing.
-            IncompatibleStoreError: See `open`.
         """
         client = self._connected()
+        with store_errors():
+            serving = await serving_names(client, self._definitions)
+        await self._follow([name for name in self._definitions if serving[name] != self._indices.get(name)])
         names = ",".join(self._indices.values())
         with store_errors():
             state = await client.cluster.state(
@@ -114,34 +121,40 @@ class VectorSink:
                 params={"level": "indices", "timeout": "0s", "ignore": 408},
                 request_timeout=_CHECK_SECONDS,
             )
-        blocked = _write_blocks(state.get("blocks", {}))
+        blocked = _write_blocks(state.get("blocks", {}), frozenset(self._indices.values()))
         if blocked:
             raise SinkUnavailableError(blocked)
-        found = health.get("indices", {})
-        red = [name for name, index in found.items() if index["status"] == "red"]
+        red = [name for name, index in health.get("indices", {}).items() if index["status"] == "red"]
         if red:
             raise SinkUnavailableError(f"OpenSearch: no active primary shard of {', '.join(red)}")
-        await self._make_again([entity_type for entity_type, name in self._indices.items() if name not in found])
 
     async def write(self, events: Sequence[EntityEvent]) -> Sequence[Outcome]:
         """Write events in as many requests as their size needs; one outcome per event, in order.
 
         Raises:
-            SinkUnavailableError: The store is away.
+            SinkUnavailableError: The store is away, or an index serves that this service must not write to.
             BatchFailedError: The store refused a request as a whole.
         """
         vectors = await self._embed(events)
         outcomes, rows = await asyncio.to_thread(self._encode, events, vectors)
-        missing = await self._send(rows, outcomes)
-        if missing:
-            await self._make_again(sorted({row.event.entity_type for row in missing}))
-            _, again = await asyncio.to_thread(self._encode, events, vectors)
-            lost = {row.position for row in missing}
-            await self._send([row for row in again if row.position in lost], outcomes)
+        displaced = await self._send(rows, outcomes)
+        if displaced:
+            await self._follow(sorted({row.event.entity_type for row in displaced}))
+            _, rows = await asyncio.to_thread(self._encode, events, vectors)
+            again = frozenset(row.position for row in displaced)
+            await self._send([row for row in rows if row.position in again], outcomes)
         return outcomes
+
+    async def purge_tombstones(self, before: datetime) -> int:
+        """Remove the tombstones that were written before a moment; how many those were.
+
+        See `banking.streaming.leg.TombstonePurger` and `vector_consumer.purge`.
+        """
+        return await purge_tombstones(self._connected(), self._settings, self._definitions, before)
 
     async def close(self) -> None:
         """Close the connections."""
+        await self._embedder.close()
         if self._client is not None:
             await self._client.close()
             self._client = None
@@ -151,11 +164,21 @@ class VectorSink:
             raise SinkUnavailableError("OpenSearch: not connected yet")
         return self._client
 
-    async def _make_again(self, entity_types: Sequence[EntityType]) -> None:
-        """Make indices that somebody removed: what they held is gone, what comes is kept."""
-        if entity_types:
-            log.warning("indices are missing and are made again", entity_types=[str(name) for name in entity_types])
+    async def _follow(self, entity_types: Sequence[EntityType]) -> None:
+        """Look up anew which indices serve, and make those that are gone.
+
+        Raises:
+            SinkUnavailableError: The store is away, or another model's index serves: the events wait for a service that
+                may write to it.
+        """
+        before = dict(self._indices)
+        try:
             await self._ensure(entity_types)
+        except IncompatibleStoreError as error:
+            raise SinkUnavailableError(str(error)) from error
+        for entity_type in entity_types:
+            if self._indices[entity_type] != before.get(entity_type):
+                log.info("another index serves", before=before.get(entity_type), now=self._indices[entity_type])
 
     async def _ensure(self, entity_types: Iterable[EntityType]) -> None:
         client = self._connected()
@@ -189,71 +212,38 @@ class VectorSink:
         outcomes = [retry("not sent")] * len(events)
         rows: list[Row] = []
         for position, event in enumerate(events):
-            problem = find_invalid_field(event)
-            if problem is None:
-                try:
-                    lines = encode_document(event, self._indices[event.entity_type], vectors.get(position), now)
-                except (ValueError, TypeError, RecursionError) as error:
-                    problem = f"payload: cannot be written as JSON: {type(error).__name__}"
-                else:
-                    rows.append(Row(position, event, lines))
-                    continue
-            outcomes[position] = rejected(RejectionReason.INVALID_FIELD, problem)
+            try:
+                check_payload(event.entity_type, event.payload)
+                lines = encode_document(event, self._indices[event.entity_type], vectors.get(position), now)
+            except InvalidPayloadError as invalid:
+                outcomes[position] = rejected(invalid.reason, str(invalid))
+            except (ValueError, TypeError, RecursionError) as error:
+                problem = f"payload: cannot be written as JSON: {type(error).__name__}"
+                outcomes[position] = rejected(RejectionReason.INVALID_FIELD, problem)
+            else:
+                rows.append(Row(position, event, lines))
         return outcomes, rows
 
     async def _send(self, rows: Sequence[Row], outcomes: list[Outcome]) -> list[Row]:
-        """Send rows, note their outcomes, and give back those whose index is not there."""
-        missing: list[Row] = []
+        """Send rows, note their outcomes, and give back those whose index is gone or takes no writes."""
+        client = self._connected()
+        displaced: list[Row] = []
         for part in split(rows, self._settings.bulk_max_documents, self._settings.bulk_max_bytes):
-            items = await self._bulk([row.lines for row in part])
+            items = await send_bulk(client, self._settings, part)
             for row, item in zip(part, items, strict=True):
                 outcomes[row.position] = outcome_of(row.event.entity_type, item)
-                if lacks_index(item):
-                    missing.append(row)
-        return missing
-
-    async def _bulk(self, lines: list[bytes]) -> list[dict[str, Any]]:
-        """Send one request; the answer to each of its documents."""
-        client = self._connected()
-        body = b"".join(lines)
-        patience = self._settings.opensearch_request_timeout_seconds
-        query = {
-            "filter_path": _ANSWER_PARTS,
-            "request_timeout": patience,  # kept by the client, which would otherwise take `timeout` for itself
-            "timeout": f"{patience / 2 * 1000:.0f}ms",  # the server gives up first: its answer says why
-        }
-        with store_errors():
-            if self._settings.opensearch_gzip:
-                # `client.bulk` would add a line break to what is compressed already.
-                compressed = await asyncio.to_thread(gzip.compress, body, _GZIP_LEVEL)
-                answer = await client.transport.perform_request(
-                    "POST", "/_bulk", params=query, body=compressed, headers={"content-encoding": "gzip"}
-                )
-            else:
-                answer = await client.bulk(body=body, params=query)
-        items = [next(iter(item.values())) for item in answer.get("items", ())]
-        if len(items) != len(lines):
-            raise SinkUnavailableError(f"OpenSearch answered for {len(items)} of {len(lines)} documents")
-        return items
+                if lacks_place(item):
+                    displaced.append(row)
+        return displaced
 
 
-def split(rows: Sequence[Row], max_documents: int, max_bytes: int) -> Iterator[list[Row]]:
-    """Cut rows into requests, in order; a row larger than a request may be goes alone."""
-    part: list[Row] = []
-    size = 0
-    for row in rows:
-        if part and (len(part) == max_documents or size + len(row.lines) > max_bytes):
-            yield part
-            part, size = [], 0
-        part.append(row)
-        size += len(row.lines)
-    if part:
-        yield part
+def _write_blocks(blocks: dict[str, Any], names: frozenset[str]) -> str:
+    """What keeps the cluster or one of these indices from taking writes; empty when nothing does.
 
-
-def _write_blocks(blocks: dict[str, Any]) -> str:
-    """What keeps the cluster or an index from taking writes; empty when nothing does."""
-    owners = {"the cluster": blocks.get("global", {}), **blocks.get("indices", {})}
+    The server tells of all blocked indices, also of others that nobody writes to.
+    """
+    indices = {name: held for name, held in blocks.get("indices", {}).items() if name in names}
+    owners = {"the cluster": blocks.get("global", {}), **indices}
     found = [
         f"{owner} is blocked: {block['description']}"
         for owner, held in owners.items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fleet.compose import PROJECT, ROOT, Stack, StackError
+from fleet.compose import PROJECT, ROOT, Security, Stack, StackError, Storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +22,23 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)
 console = Console()
 
+_CLEAR_SCREEN = "\x1b[H\x1b[2J"
+_WATCH_SECONDS = 2.0
+
 Project = Annotated[str, typer.Option("--project", "-p", help="The compose project.")]
+StorageChoice = Annotated[
+    Storage | None,
+    typer.Option(
+        "--storage", envvar="STORAGE", help="Where JanusGraph keeps the graph; what runs already keeps its own."
+    ),
+]
+SecurityChoice = Annotated[
+    bool | None,
+    typer.Option(
+        "--secure/--open", envvar="SECURE", help="Want tokens and passwords; what runs already stays as it is."
+    ),
+]
+Watch = Annotated[bool, typer.Option("--watch", help="Show it anew until Ctrl-C.")]
 Replicas = Annotated[int, typer.Argument(min=0, max=64)]
 DataFolder = Annotated[
     Path | None,
@@ -31,11 +48,21 @@ Service = Annotated[str, typer.Argument(help="A service, such as graph_consumer.
 
 
 @app.command()
-def up(project: Project = PROJECT) -> None:
+def up(project: Project = PROJECT, storage: StorageChoice = None, secure: SecurityChoice = None) -> None:
     """Build what changed, start what is not running, and wait until all is ready."""
     with _errors():
-        _stack(project).up()
+        _stack(project, storage, secure).up()
         console.print("ready")
+
+
+@app.command()
+def certs() -> None:
+    """Make the secrets of a secured stack that are missing or end soon, and say when they end."""
+    with _errors():
+        table = Table("certificate or token", "ends on", "")
+        for expiry in _stack(PROJECT).provide_secrets():
+            table.add_row(expiry.file, f"{expiry.ends:%Y-%m-%d}", "replace it" if expiry.is_soon else "")
+        console.print(table)
 
 
 @app.command()
@@ -63,6 +90,21 @@ def ps(project: Project = PROJECT) -> None:
 
 
 @app.command()
+def status(project: Project = PROJECT, watch: Watch = False) -> None:
+    """Show flow, backlog, latency, dead letters and health. Exit status 1 when something is not well."""
+    from fleet.status import read_status, render  # noqa: PLC0415 - the other commands do without it
+
+    stack = Stack(project)
+    while True:
+        with _errors():
+            read = asyncio.run(read_status(stack))
+        typer.echo((_CLEAR_SCREEN if watch else "") + render(read), nl=False)
+        if not watch:
+            raise typer.Exit(0 if read.well else 1)
+        time.sleep(_WATCH_SECONDS)
+
+
+@app.command()
 def logs(service: Service, project: Project = PROJECT, number: Annotated[int, typer.Option(min=1)] = 1) -> None:
     """Follow a container's log."""
     os.execlp("podman", "podman", "logs", "-f", "--tail", "200", _stack(project).container(service, number))  # noqa: S606, S607 - no shell; by PATH
@@ -82,6 +124,8 @@ def demo(
     data: DataFolder = None,
     timeout_seconds: Annotated[float, typer.Option(min=1)] = 900.0,
     project: Project = PROJECT,
+    storage: StorageChoice = None,
+    secure: SecurityChoice = None,
 ) -> None:
     """Bring everything up, publish a data set, and show that both stores hold it. Exit status 1 when they do not."""
     # Imported here: the other commands do without the stores' clients.
@@ -89,7 +133,7 @@ def demo(
     from fleet.publishing import PublishingError  # noqa: PLC0415
 
     with _errors():
-        stack = _stack(project)
+        stack = _stack(project, storage, secure)
         stack.up()
     try:
         complete = asyncio.run(run_demo(stack.addresses, data, timeout_seconds, console))
@@ -99,13 +143,27 @@ def demo(
     raise typer.Exit(0 if complete else 1)
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def verify(context: typer.Context, project: Project = PROJECT) -> None:
+    """Compare what was published with what both stores hold. All other options are those of banking-verify.
+
+    Exit status: 0 in step, 1 differences, 2 could not be judged.
+    """
+    with _errors(status=2):
+        # Standard output is the audit's own.
+        said = Console(stderr=True)
+        stack = Stack(project, say=lambda line: said.print(f"fleet: {line}", highlight=False))
+        status = stack.audit(*context.args)
+    raise typer.Exit(status)
+
+
 @app.command()
 def reference() -> None:
-    """Write docs/configuration.md and docs/metrics.md anew from the code."""
+    """Write docs/configuration.md, docs/metrics.md and Grafana's dashboard anew from the code."""
     from fleet.reference import PAGES  # noqa: PLC0415 - imports every service
 
     for name, page in PAGES.items():
-        (ROOT / "docs" / name).write_text(page(), encoding="utf-8")
+        (ROOT / name).write_text(page(), encoding="utf-8")
 
 
 def main() -> None:
@@ -113,15 +171,20 @@ def main() -> None:
     app()
 
 
-def _stack(project: str) -> Stack:
-    return Stack(project, say=lambda line: console.print(f"fleet: {line}", highlight=False))
+def _stack(project: str, storage: Storage | None = None, secure: bool | None = None) -> Stack:
+    return Stack(
+        project,
+        say=lambda line: console.print(f"fleet: {line}", highlight=False),
+        storage=storage,
+        security=None if secure is None else Security.SECURED if secure else Security.OPEN,
+    )
 
 
 @contextmanager
-def _errors() -> Iterator[None]:
-    """End with one message and exit status 1."""
+def _errors(status: int = 1) -> Iterator[None]:
+    """End with one message and that exit status."""
     try:
         yield
     except StackError as error:
         typer.echo(f"fleet: {error}", err=True)
-        sys.exit(1)
+        sys.exit(status)

@@ -10,29 +10,70 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fleet.addresses import Addresses
+from fleet.keyring import Keyring, KeyringError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from fleet.keyring import Expiry
+
 PROJECT = "janusgraph-demo"
 ROOT = Path(__file__).resolve().parents[4]
 COMPOSE_FILE = ROOT / "config" / "compose" / "docker-compose.full.yml"
+CASSANDRA_FILE = COMPOSE_FILE.with_name("docker-compose.cassandra.yml")
+SECURE_FILE = COMPOSE_FILE.with_name("docker-compose.secure.yml")
 SERVICES = ("producer", "graph_consumer", "vector_consumer", "dlq_worker")
 """The project's own services, built from this checkout."""
 
+SERVERS = ("pulsar", "janusgraph", "opensearch", "prometheus")
+"""The servers that every stack has."""
+
+AUDIT = "verify"
+"""The audit: a service of the compose file that runs when it is asked for, and ends."""
+
 # What every service's image is built from, beside its own folder; the base image is named in .env.
 _SHARED_SOURCES = (ROOT / "pyproject.toml", ROOT / "uv.lock", ROOT / "libs", COMPOSE_FILE.parent / ".env")
+_AUDIT_SOURCES = (
+    *(ROOT / "services" / service for service in ("graph_consumer", "vector_consumer", "dlq_worker")),
+    ROOT / "tools" / AUDIT,
+)
 _STATE = ROOT / ".state"
+_SECRETS_VARIABLE = "SECRETS_FOLDER"
 _IMAGES_SCRIPT = ROOT / "images" / "build.sh"
 _PODMAN_COMPOSE = Path(sys.prefix) / "bin" / "podman-compose"
+# What a stack has only with one of the further files; the first tells that it runs.
+_CASSANDRA_SERVICES = ("cassandra",)
+_SECURE_SERVICES = ("opensearch-gate", "provisioner")
+# They are ready when they have ended.
+_JOBS = frozenset({"provisioner"})
 _LOG_LINES = 30
 _QUICK_SECONDS = 60.0
 _BUILD_SECONDS = 1800.0
+_AUDIT_SECONDS = 24 * 3600.0
 _POLL_SECONDS = 1.0
+
+
+class Storage(StrEnum):
+    """Where JanusGraph keeps the graph."""
+
+    BERKELEYJE = "berkeleyje"
+    """In JanusGraph itself."""
+    CASSANDRA = "cassandra"
+
+
+class Security(StrEnum):
+    """Who may use a stack."""
+
+    OPEN = "open"
+    """Everybody on this host."""
+    SECURED = "secured"
+    """Who has the token, password or key."""
 
 
 class StackError(Exception):
@@ -70,6 +111,9 @@ class Stack:
         project: The project's name; all it makes is named after it.
         environment: Variables for the compose file, such as `PULSAR_PORT`, beside the process's own.
         say: Told what takes long.
+        storage: Where JanusGraph keeps the graph; None is Cassandra where that is running, else in itself.
+        security: Who may use it; None is as it is running, else everybody on this host.
+        files: Compose files to put on top of the project's own.
     """
 
     def __init__(
@@ -77,11 +121,25 @@ class Stack:
         project: str = PROJECT,
         environment: Mapping[str, str] | None = None,
         say: Callable[[str], None] = lambda _line: None,
+        storage: Storage | None = None,
+        security: Security | None = None,
+        files: Sequence[Path] = (),
     ) -> None:
         self.project = project
+        self._files = tuple(files)
+        self._storage = storage
+        self._security = security
         self._environment = {**os.environ, **(environment or {})}
+        folder = Path(self._environment.get(_SECRETS_VARIABLE) or _STATE / "secrets").absolute()
+        self._environment[_SECRETS_VARIABLE] = str(folder)
+        self._keyring = Keyring(folder)
         self._say = say
-        self.addresses = Addresses.from_environment(self._environment)
+
+    @cached_property
+    def addresses(self) -> Addresses:
+        """How it is reached from this host."""
+        secrets = self._keyring.operator if self.security is Security.SECURED else None
+        return Addresses.from_environment(self._environment, secrets=secrets)
 
     def up(self, timeout_seconds: float = 300.0) -> None:
         """Build what changed, start what is not running, and wait until everything is ready.
@@ -89,12 +147,52 @@ class Stack:
         Raises:
             StackError: A step failed, or a container did not become ready in time; it holds the last log lines.
         """
-        self._stream([str(_IMAGES_SCRIPT)], _BUILD_SECONDS)
+        if self.security is Security.SECURED:
+            for expiry in self.provide_secrets():
+                if expiry.is_soon:
+                    self._say(f"{expiry.file} ends on {expiry.ends:%Y-%m-%d}: replace it")
+        self.provide_images()
         self._build_services()
         self._remove_outdated()
         self._say("starting")
         self.compose("up", "-d", timeout_seconds=timeout_seconds)
         self.wait_ready(timeout_seconds)
+
+    @property
+    def storage(self) -> Storage:
+        """Where JanusGraph keeps the graph."""
+        if self._storage is None:
+            return Storage.CASSANDRA if self.containers("cassandra") else Storage.BERKELEYJE
+        return self._storage
+
+    @property
+    def security(self) -> Security:
+        """Who may use it."""
+        if self._security is None:
+            return Security.SECURED if self.containers(_SECURE_SERVICES[0]) else Security.OPEN
+        return self._security
+
+    def provide_images(self) -> None:
+        """Pull or build the images of the servers, where they are not there yet."""
+        wanted = ["cassandra"] if self.storage is Storage.CASSANDRA else []
+        if self.security is Security.SECURED:
+            wanted.append("nginx")
+        self._stream([str(_IMAGES_SCRIPT), *wanted], _BUILD_SECONDS)
+
+    def provide_secrets(self) -> list[Expiry]:
+        """Make the secrets that are missing or end soon; when certificates and tokens end, the next one first.
+
+        Raises:
+            StackError: One that was put there by hand does not fit.
+        """
+        try:
+            return self._keyring.ensure()
+        except KeyringError as error:
+            raise StackError(str(error)) from error
+
+    def image(self, service: str) -> str:
+        """The name of the image that this project runs a service from; no other project's build replaces it."""
+        return f"localhost/{self.project}/{service}"
 
     def down(self, *, volumes: bool = False) -> None:
         """Remove the containers and the network, and with `volumes` the data too."""
@@ -177,7 +275,7 @@ class Stack:
         told: set[str] = set()
         with ThreadPoolExecutor(len(waiting)) as pool:
             while True:
-                problems = list(pool.map(lambda container: self._problem(container.name), waiting))
+                problems = list(pool.map(self._problem, waiting))
                 still = [pair for pair in zip(waiting, problems, strict=True) if pair[1] is not None]
                 waiting = [container for container, _ in still]
                 if not waiting:
@@ -194,9 +292,17 @@ class Stack:
                     )
                 time.sleep(_POLL_SECONDS)
 
+    def problems(self) -> dict[Container, str | None]:
+        """Why each container is not well, by its health check; None where it is."""
+        containers = self.containers()
+        with ThreadPoolExecutor(max(1, len(containers))) as pool:
+            return dict(zip(containers, pool.map(self._problem, containers), strict=True))
+
     def logs(self, service: str, number: int = 1, lines: int = _LOG_LINES) -> str:
         """The last lines of a container's log."""
-        command = ["podman", "logs", "--tail", str(lines), self.container(service, number)]
+        # podman's own `--tail` joins lines that came in one burst.
+        tail = 'podman logs "$1" 2>&1 | tail -n "$2"'
+        command = ["sh", "-c", tail, "sh", self.container(service, number), str(lines)]
         result = subprocess.run(  # noqa: S603 - no shell
             command, capture_output=True, text=True, check=False, timeout=_QUICK_SECONDS, errors="replace"
         )
@@ -208,45 +314,96 @@ class Stack:
 
     def compose(self, *arguments: str, timeout_seconds: float = _QUICK_SECONDS) -> str:
         """Run podman-compose on the project; its standard output."""
-        command = [str(_PODMAN_COMPOSE), "-p", self.project, "-f", str(COMPOSE_FILE), *arguments]
-        return self._run(command, timeout_seconds)
+        return self._run(self._compose_command(*arguments), timeout_seconds)
+
+    def audit(self, *arguments: str, timeout_seconds: float = _AUDIT_SECONDS) -> int:
+        """Run the audit in a container beside the stack, its output being this process's; its exit status.
+
+        Raises:
+            StackError: It could not be built, or did not end in time.
+        """
+        if self.security is Security.SECURED:
+            self.provide_secrets()
+        self._build(AUDIT, _AUDIT_SOURCES)
+        name = f"{self.project}_{AUDIT}_{os.getpid()}"
+        terminal = [] if sys.stdin.isatty() and sys.stdout.isatty() else ["-T"]
+        command = self._compose_command(
+            *("--profile", AUDIT, "run", "--rm", "--no-deps", *terminal, "--name", name, AUDIT), *arguments
+        )
+        try:
+            result = subprocess.run(  # noqa: S603 - no shell
+                command, check=False, cwd=COMPOSE_FILE.parent, env=self._environment, timeout=timeout_seconds
+            )
+        except subprocess.TimeoutExpired as error:
+            self.podman("rm", "-f", "-t", "0", name)
+            raise StackError(f"the audit had not ended after {timeout_seconds:.0f} s") from error
+        return result.returncode
+
+    def _compose_command(self, *arguments: str) -> list[str]:
+        files = [COMPOSE_FILE]
+        if self.storage is Storage.CASSANDRA:
+            files.append(CASSANDRA_FILE)
+        if self.security is Security.SECURED:
+            files.append(SECURE_FILE)
+        files.extend(self._files)
+        options = [option for file in files for option in ("-f", str(file))]
+        return [str(_PODMAN_COMPOSE), "-p", self.project, *options, *arguments]
 
     def podman(self, *arguments: str, timeout_seconds: float = _QUICK_SECONDS) -> str:
         """Run podman; its standard output."""
         return self._run(["podman", *arguments], timeout_seconds)
 
-    def _problem(self, container: str) -> str | None:
+    def _problem(self, container: Container) -> str | None:
         """Why a container is not ready; None when it is."""
-        result = subprocess.run(  # noqa: S603 - no shell
-            ["podman", "healthcheck", "run", container],  # noqa: S607 - found by PATH
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_QUICK_SECONDS,
-        )
+        if container.service in _JOBS:
+            state = self.podman("inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}", container.name).strip()
+            return None if state == "exited 0" else f"it has not done its work yet ({state})"
+        try:
+            result = subprocess.run(  # noqa: S603 - no shell
+                ["podman", "healthcheck", "run", container.name],  # noqa: S607 - found by PATH
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=_QUICK_SECONDS,
+            )
+        except subprocess.TimeoutExpired:
+            return f"its health check took longer than {_QUICK_SECONDS:.0f} s"
         output = (result.stdout + result.stderr).strip()
         if result.returncode == 0 or "has no defined healthcheck" in output:
             return None
         return output or "its health check fails"
 
     def _build_services(self) -> None:
-        """Build the services whose sources have changed since; to ask podman's cache takes seconds a service."""
+        """Build the services whose sources have changed since."""
         for service in SERVICES:
-            note = _STATE / f"{service}.built"
-            sources = _digest((*_SHARED_SOURCES, ROOT / "services" / service))
-            if note.is_file() and note.read_text() == f"{sources} {self._image_id(service)}":
-                continue
-            self._say(f"building {service}")
-            self.compose("build", service, timeout_seconds=_BUILD_SECONDS)
-            _STATE.mkdir(exist_ok=True)
-            note.write_text(f"{sources} {self._image_id(service)}")
+            self._build(service, [ROOT / "services" / service])
+
+    def _build(self, service: str, folders: Sequence[Path]) -> None:
+        """Build an image unless it is of these sources; to ask podman's cache takes seconds a service."""
+        note = _STATE / f"{service}.built"
+        sources = _digest((*_SHARED_SOURCES, *folders))
+        if note.is_file() and note.read_text() == f"{sources} {self._image_id(service)}":
+            return
+        self._say(f"building {service}")
+        self.compose("--profile", AUDIT, "build", service, timeout_seconds=_BUILD_SECONDS)
+        _STATE.mkdir(exist_ok=True)
+        note.write_text(f"{sources} {self._image_id(service)}")
 
     def _image_id(self, service: str) -> str:
-        images = self.podman("images", "--no-trunc", "--format", "{{.Id}}", f"localhost/banking/{service}:latest")
+        images = self.podman("images", "--no-trunc", "--format", "{{.Id}}", f"{self.image(service)}:latest")
         return images.strip()
 
     def _remove_outdated(self) -> None:
         """Remove containers whose image or mounted configuration has changed since, so that `up` makes them again."""
+        # `up --remove-orphans` would do it, but takes all others down when one of them is to be made anew.
+        superfluous: list[str] = []
+        if self.storage is not Storage.CASSANDRA:
+            superfluous.extend(_CASSANDRA_SERVICES)
+        if self.security is not Security.SECURED:
+            superfluous.extend(_SECURE_SERVICES)
+        for container in self.containers():
+            if container.service in superfluous:
+                self.podman("rm", "-f", "-t", "30", container.name)
         for container in self.containers():
             [found] = json.loads(self.podman("inspect", container.name))
             current = self.podman("image", "inspect", "--format", "{{.Id}}", found["ImageName"]).strip()

@@ -11,10 +11,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from banking.streaming.broker import BrokerOptions, connect
+from banking.streaming.broker import BrokerUnavailableError, connect, open_reader
 from banking.streaming.entities import EntityType
 from banking.streaming.streaming_orchestrator import StreamingConfig, StreamingOrchestrator
-from banking.streaming.topics import ENTITY_TOPICS, full_name
+from banking.streaming.topics import ENTITY_TOPICS
 from fleet.comparison import Comparison, Expectation, wait_until_equal
 from fleet.publishing import publish
 from fleet.stores import GraphReader, VectorReader
@@ -98,7 +98,7 @@ async def run_demo(addresses: Addresses, data: Path | None, timeout_seconds: flo
                     sample = event
                 progress.advance(publishing)
 
-            totals = await publish(addresses.producer_url, events, on_event=on_event)
+            totals = await publish(addresses.producer_url, events, api_key=addresses.api_key, on_event=on_event)
             progress.update(publishing, total=totals["accepted"], completed=totals["accepted"])
             total = sum(expectation.count().values())
             comparisons = await asyncio.gather(
@@ -184,16 +184,16 @@ async def _lookup_table(
 
 def _find_in_pulsar(addresses: Addresses, event: EntityEvent, since: float) -> str:
     """Where the topic holds the event: read from the moment on when publishing began."""
-    client = connect(BrokerOptions(addresses.pulsar_url))
+    client = connect(addresses.broker)
     deadline = time.monotonic() + _PULSAR_LOOKUP_SECONDS
     try:
-        reader = client.create_reader(full_name(ENTITY_TOPICS[event.entity_type]), pulsar.MessageId.earliest)
+        reader = open_reader(client, addresses.broker, ENTITY_TOPICS[event.entity_type])
         reader.seek(int(since * 1000) - 1000)
         while time.monotonic() < deadline and reader.has_message_available():
             message = reader.read_next(timeout_millis=5000)
             if message.partition_key() == event.entity_id:
                 return f"{ENTITY_TOPICS[event.entity_type]} {message.message_id()}: {message.data()[:90].decode()}…"
-    except pulsar.PulsarException as error:
+    except (BrokerUnavailableError, pulsar.PulsarException) as error:
         return f"not read: {error}"
     finally:
         client.close()

@@ -24,6 +24,7 @@ async def publish(
     producer_url: str,
     events: Iterable[EntityEvent],
     *,
+    api_key: str | None = None,
     on_event: Callable[[EntityEvent], None] = lambda _event: None,
     timeout_seconds: float = 1800.0,
 ) -> dict[str, Any]:
@@ -32,6 +33,7 @@ async def publish(
     Args:
         producer_url: Such as `http://127.0.0.1:8000`.
         events: What to publish.
+        api_key: Where the service wants one.
         on_event: Called with each event as it is sent.
         timeout_seconds: For the whole request.
 
@@ -55,6 +57,8 @@ async def publish(
 
     timeout = aiohttp.ClientTimeout(total=timeout_seconds)
     headers = {"Content-Type": "application/x-ndjson"}
+    if api_key is not None:
+        headers["Authorization"] = f"Bearer {api_key}"
     try:
         async with (
             aiohttp.ClientSession(timeout=timeout) as http,

@@ -1,4 +1,4 @@
-"""The reference pages that are made from the code: settings and metrics. A test keeps the files equal to them."""
+"""What is made from the code: settings, metrics, Grafana's dashboard. A test keeps the files equal to it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from pydantic_core import PydanticUndefined
 import banking.streaming.metrics  # noqa: F401 - declares metrics
 import vector_consumer.metrics  # noqa: F401 - declares metrics
 from banking.streaming.leg import LegSettings
-from banking.streaming.settings import ServiceSettings
+from banking.streaming.settings import ServiceSettings, TombstoneSettings
 from dlq_worker.settings import DlqWorkerSettings
+from fleet.panels import grafana_dashboard
+from fleet.rules import read_alerts
 from graph_consumer.settings import GraphSettings
 from producer.settings import ProducerSettings
 from vector_consumer.settings import VectorSettings
@@ -24,10 +26,11 @@ if TYPE_CHECKING:
 
 _SETTINGS: tuple[tuple[str, type[ServiceSettings], type[ServiceSettings] | None], ...] = (
     ("Every service", ServiceSettings, None),
-    ("Both consumers", LegSettings, ServiceSettings),
+    ("Both consumers and dlq_worker", TombstoneSettings, ServiceSettings),
+    ("Both consumers", LegSettings, TombstoneSettings),
     ("graph_consumer", GraphSettings, LegSettings),
     ("vector_consumer", VectorSettings, LegSettings),
-    ("dlq_worker", DlqWorkerSettings, ServiceSettings),
+    ("dlq_worker", DlqWorkerSettings, TombstoneSettings),
     ("producer", ProducerSettings, ServiceSettings),
 )
 
@@ -62,11 +65,29 @@ def metrics_page() -> str:
         f"| {metric._type} | {metric._documentation} |"
         for metric in _metrics()
     )
+    lines += [
+        "",
+        "## Alerts",
+        "",
+        "Prometheus judges them (`config/prometheus/rules`); each links to what is to be done.",
+        "",
+        "| alert | severity | after | while |",
+        "| --- | --- | --- | --- |",
+    ]
+    lines += [
+        f"| [{rule.alert}]({rule.annotations['runbook'].removeprefix('docs/')}) | {rule.labels['severity']} "
+        f"| {rule.duration} | `{rule.expr}` |"
+        for rule in read_alerts()
+    ]
     return "\n".join(lines) + "\n"
 
 
-PAGES: Mapping[str, Callable[[], str]] = {"configuration.md": configuration_page, "metrics.md": metrics_page}
-"""The pages, by their names in `docs/`."""
+PAGES: Mapping[str, Callable[[], str]] = {
+    "docs/configuration.md": configuration_page,
+    "docs/metrics.md": metrics_page,
+    "config/grafana/dashboards/fleet.json": grafana_dashboard,
+}
+"""What is made, by its path in the repository."""
 
 
 def _setting_rows(settings: type[ServiceSettings], base: type[ServiceSettings] | None) -> Iterator[str]:
@@ -96,4 +117,6 @@ def _description(field: FieldInfo) -> str:
 def _metrics() -> Iterable[MetricWrapperBase]:
     """Every metric that the library and the services declare: they register where they are declared."""
     collectors = REGISTRY._collector_to_names
-    return (collector for collector in collectors if isinstance(collector, MetricWrapperBase))
+    metrics = (collector for collector in collectors if isinstance(collector, MetricWrapperBase))
+    # stamina registers a counter of its own when something is retried for the first time.
+    return (metric for metric in metrics if not metric._name.startswith("stamina_"))

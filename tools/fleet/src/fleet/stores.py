@@ -1,13 +1,12 @@
-"""Reading both stores as a check does: what each holds of an entity, by id, and whether it holds it once."""
+"""Reading both stores as a check does: what each holds of an entity, by id."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-import stamina
-
-from graph_consumer.sink import is_contention, make_client
+from graph_consumer.asking import submit_again
+from graph_consumer.servers import make_client
 from vector_consumer.client import connect
 from vector_consumer.mappings import alias_of
 
@@ -21,11 +20,10 @@ if TYPE_CHECKING:
 _CHUNK = 500
 
 _GRAPH_LOOKUP = """
-g.V().has('entity_key', within(wanted)).hasNot('stub')
+g.V().has('entity_key', within(wanted)).has('version')
  .project('id', 'version', 'hash', 'deleted')
  .by('entity_id').by('version').by('content_hash').by(coalesce(values('deleted'), constant(false)))
 """
-_GRAPH_SCAN = "g.V().has('entity_type', wanted).values('entity_key')"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +64,9 @@ class GraphReader:
                 held[row["id"]] = Held(int(row["version"]), row["hash"], bool(row["deleted"]))
         return held
 
-    async def scan_keys(self, entity_type: EntityType) -> list[str]:
-        """The keys of all vertices of a type by a full scan, stubs and tombstones too; a ghost vertex comes twice."""
-        return [str(key) for key in await self.submit(_GRAPH_SCAN, {"wanted": entity_type.value})]
-
     async def submit(self, script: str, bindings: Mapping[str, Any] | None = None) -> list[Any]:
         """The results of a Gremlin script that reads; again when a writer was in its way."""
-        async for attempt in stamina.retry_context(on=is_contention, attempts=10, wait_initial=0.05, wait_max=2.0):
-            with attempt:
-                results = await self._client.submit(script, bindings)
-        return results
+        return await submit_again(self._client, script, bindings, attempts=10)
 
     async def close(self) -> None:
         """Close the connection."""

@@ -14,7 +14,9 @@ to the disk, for files, and read back equal; the manifest comes last, so that wh
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import re
 import uuid
 from base64 import b64decode, b64encode
 from datetime import UTC, datetime
@@ -27,7 +29,7 @@ import zstandard
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, from_url
 
-from banking.streaming.dead_letters import received_letter
+from banking.streaming.dead_letters import new_letter_id, received_letter
 from banking.streaming.topics import ENTITY_TOPICS
 
 if TYPE_CHECKING:
@@ -50,6 +52,8 @@ _REPLAYS = "v1/replays"
 _PROBE = "v1/probe"
 _CLIENT_OPTIONS = frozenset({"allow_http", "allow_invalid_certificates", "connect_timeout", "proxy_url", "timeout"})
 _READS_AT_ONCE = 16
+_MAX_UNPACKED_BYTES = 1024**3  # many times what the largest batch of letters takes
+_PLACE = re.compile(r"date=\d{4}-\d\d-\d\d/(?:type=[^/]+/)?\d{8}T\d{6}\.\d{6}Z-[^/]+\.ndjson\.zst")
 _TYPE_OF_TOPIC = {topic: entity_type.value for entity_type, topic in ENTITY_TOPICS.items()}
 
 Aware = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -110,8 +114,15 @@ class ArchivedLetter(LetterRecord, frozen=True, kw_only=True, omit_defaults=True
 
     @property
     def data(self) -> bytes:
-        """The original bytes."""
-        return b64decode(self.base64) if self.base64 is not None else (self.text or "").encode()
+        """The original bytes.
+
+        Raises:
+            ArchiveUnavailableError: They are damaged.
+        """
+        try:
+            return b64decode(self.base64, validate=True) if self.base64 is not None else (self.text or "").encode()
+        except ValueError as error:
+            raise ArchiveUnavailableError(f"an object of the archive is damaged: {error}") from error
 
     def record(self) -> LetterRecord:
         """The letter without its content."""
@@ -148,7 +159,7 @@ def archived_letter(delivery: Delivery, now: datetime | None = None) -> Archived
         letter = received_letter(delivery)
     except ValueError as error:
         return ArchivedLetter(
-            letter_id=f"{UNKNOWN_TYPE}:{delivery.topic}:{delivery.message_id}",
+            letter_id=new_letter_id(UNKNOWN_TYPE, delivery),
             topic=delivery.topic,
             entity_type=UNKNOWN_TYPE,
             key=key,
@@ -172,6 +183,21 @@ def archived_letter(delivery: Delivery, now: datetime | None = None) -> Archived
         last_failure=letter.last_failure,
         **content,
     )
+
+
+def read_store_options(path: Path) -> dict[str, Any]:
+    """The settings and secrets of a store, from a file with one JSON object.
+
+    Raises:
+        ValueError: There is no such file or no JSON object in it; the message repeats none of it, since it is secret.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        content = None
+    if not isinstance(content, dict):
+        raise ValueError("expected a readable file with one JSON object")  # noqa: TRY004 - pydantic takes ValueError
+    return content
 
 
 class DeadLetterArchive:
@@ -219,7 +245,9 @@ class DeadLetterArchive:
         """
         groups: dict[str, list[ArchivedLetter]] = {}
         for letter in letters:
-            groups.setdefault(letter.entity_type, []).append(letter)
+            # A purge writes letters again as it has read them: no other text becomes a folder's name.
+            known = letter.entity_type in _TYPE_OF_TOPIC.values()
+            groups.setdefault(letter.entity_type if known else UNKNOWN_TYPE, []).append(letter)
         places: list[str] = []
         for entity_type, group in groups.items():
             place = self._new_place(f"type={entity_type}/")
@@ -362,7 +390,8 @@ class DeadLetterArchive:
         except (BaseError, OSError) as error:
             raise self._unavailable(error) from error
         places = [place.removeprefix(f"{folder}/") for place in places]
-        return sorted((place for place in places if place.endswith(".ndjson.zst")), key=_written)
+        # What others have put there is not read.
+        return sorted((place for place in places if _PLACE.fullmatch(place)), key=_written)
 
     def _unavailable(self, error: Exception) -> ArchiveUnavailableError:
         # The store's messages go on with a dump of its internals.
@@ -428,8 +457,10 @@ def _unpack(content: bytes, kind: type[_Row]) -> list[_Row]:
     if not content:
         return []
     try:
+        if not 0 <= zstandard.frame_content_size(content) <= _MAX_UNPACKED_BYTES:
+            raise zstandard.ZstdError("its frame does not say a size, or one too large")  # noqa: TRY301
         return msgspec.json.Decoder(kind).decode_lines(zstandard.ZstdDecompressor().decompress(content))
-    except (zstandard.ZstdError, msgspec.MsgspecError) as error:
+    except (zstandard.ZstdError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ArchiveUnavailableError(f"an object of the archive is damaged: {error}") from error
 
 

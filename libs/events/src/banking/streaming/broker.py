@@ -7,24 +7,43 @@ what makes `pulsar.asyncio` slow; here one hop carries all that has gathered.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+import msgspec
 import pulsar
+import stamina
 
+from banking.streaming.calls import CallThread
 from banking.streaming.topics import full_name, ordering_key, short_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-    from datetime import timedelta
+    from collections.abc import Callable, Iterable, Sequence
 
     Receipt = Callable[["PublishError | None"], None]
 
-_BREATH_MESSAGES = 200
+BREATH_MESSAGES = 200
+"""How many messages are handed over at most before the event loop gets its turn."""
+
+MAX_WHOLE_BYTES = 5 * 1024 * 1024 - 64 * 1024
+"""Larger messages go in chunks: with key and properties they would not fit the broker's 5 MiB. No event is that large,
+but what somebody else has published may be, and then so is its dead letter."""
+
+GATHER_SECONDS = 0.005
+"""How long receipts gather while more are to come; the last one outstanding waits for nothing."""
+
+MAX_IN_FLIGHT = 5000
+"""Messages without a receipt, at most, where nothing else is said: enough for brokers that take tens of ms."""
+
+_Opened = TypeVar("_Opened")
+_OK = pulsar.Result.Ok.value  # comparing the members themselves costs four times as much
 _CLIENT_LOGGER = logging.getLogger("pulsar")
 
 
@@ -59,8 +78,7 @@ class BrokerOptions:
     send_timeout_seconds: float = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(msgspec.Struct, frozen=True, gc=False):
     """A message to publish.
 
     Attributes:
@@ -123,6 +141,8 @@ def connect(options: BrokerOptions) -> pulsar.Client:
         options.url,
         authentication=pulsar.AuthenticationToken(options.token) if options.token else None,
         tls_trust_certs_file_path=options.tls_trust_certs_file,
+        # Off unless asked for: any certificate of that authority would pass for the broker's.
+        tls_validate_hostname=True,
         operation_timeout_seconds=options.operation_timeout_seconds,
         io_threads=1,
         message_listener_threads=1,
@@ -132,28 +152,72 @@ def connect(options: BrokerOptions) -> pulsar.Client:
     )
 
 
-def open_producer(client: pulsar.Client, options: BrokerOptions, topic: str, max_pending: int) -> pulsar.Producer:
-    """A producer of a topic, batching by ordering key. Blocks: call it off the event loop.
+def open_producer(
+    client: pulsar.Client, options: BrokerOptions, topic: str, max_pending: int, *, chunking: bool = False
+) -> pulsar.Producer:
+    """A producer of a topic, batching by ordering key, or chunking. Blocks: call it off the event loop.
 
     Raises:
         BrokerUnavailableError: The broker is away or has no such topic.
     """
+    make = partial(
+        client.create_producer,
+        full_name(topic),
+        send_timeout_millis=int(options.send_timeout_seconds * 1000),
+        max_pending_messages=max_pending,
+        block_if_queue_full=False,
+        batching_enabled=not chunking,
+        chunking_enabled=chunking,
+        batching_type=pulsar.BatchingType.KeyBased,
+        batching_max_messages=2000,
+        batching_max_allowed_size_in_bytes=1 << 20,
+        batching_max_publish_delay_ms=5,
+        # C++ counts a partitioned topic's messages over all its partitions as well.
+        max_pending_messages_across_partitions=max_pending,
+    )
+    return _opened(make, options, f"no producer for {topic}")
+
+
+def open_reader(
+    client: pulsar.Client,
+    options: BrokerOptions,
+    topic: str,
+    start: pulsar.MessageId = pulsar.MessageId.earliest,
+    *,
+    read_ahead: int = 1000,
+    role: str = "",
+) -> pulsar.Reader:
+    """A reader of a topic from after a message on. Blocks: call it off the event loop.
+
+    Args:
+        client: Of the broker. Nobody may close it meanwhile: what is being opened then is waited for without end.
+        options: The client's.
+        topic: The topic's short name.
+        start: The message before the first one.
+        read_ahead: How many messages the client holds.
+        role: Whose it is. Where authorisation is on, a role's subscriptions, a reader's too, begin with its name.
+
+    Raises:
+        BrokerUnavailableError: The broker is away or has no such topic.
+    """
+    make = partial(
+        client.create_reader, full_name(topic), start, receiver_queue_size=read_ahead, subscription_role_prefix=role
+    )
+    return _opened(make, options, f"cannot read {topic}")
+
+
+def _opened(make: Callable[[], _Opened], options: BrokerOptions, problem: str) -> _Opened:
+    """What `make` gives, which is called again when a connection breaks while it is made.
+
+    A refused connection is tried again by the client itself.
+    """
+    caller = stamina.RetryingCaller(
+        attempts=None, timeout=options.operation_timeout_seconds, wait_max=2.0, wait_jitter=0.1
+    )
     try:
-        return client.create_producer(
-            full_name(topic),
-            send_timeout_millis=int(options.send_timeout_seconds * 1000),
-            max_pending_messages=max_pending,
-            block_if_queue_full=False,
-            batching_enabled=True,
-            batching_type=pulsar.BatchingType.KeyBased,
-            batching_max_messages=2000,
-            batching_max_allowed_size_in_bytes=1 << 20,
-            batching_max_publish_delay_ms=5,
-            # C++ counts a partitioned topic's messages over all its partitions as well.
-            max_pending_messages_across_partitions=max_pending,
-        )
+        return caller(pulsar.ConnectError, make)
     except pulsar.PulsarException as error:
-        raise BrokerUnavailableError(f"no producer for {topic}: {error}") from error
+        raise BrokerUnavailableError(f"{problem}: {error}") from error
 
 
 def send(producer: pulsar.Producer, message: Outgoing, callback: Callable[[Any, Any], None]) -> None:
@@ -168,8 +232,16 @@ def send(producer: pulsar.Producer, message: Outgoing, callback: Callable[[Any, 
     )
 
 
+def failure(result: Any) -> PublishError | None:
+    """The error that a receipt's result stands for."""
+    return None if result.value == _OK else PublishError(f"not confirmed by the broker: {result}")
+
+
 class Publisher:
     """Publishes from an event loop, with a bound on what is in flight. Belongs to the loop that first uses it.
+
+    When the bound is reached, all receipts are waited for: sending, and taking receipts, by turns. Done at once, they
+    contend for the interpreter's lock message by message, which makes both a third slower.
 
     Args:
         options: How to reach the broker.
@@ -178,16 +250,18 @@ class Publisher:
     """
 
     def __init__(
-        self, options: BrokerOptions, *, max_in_flight: int = 20_000, max_in_flight_bytes: int = 64 * 1024 * 1024
+        self, options: BrokerOptions, *, max_in_flight: int = MAX_IN_FLIGHT, max_in_flight_bytes: int = 64 * 1024 * 1024
     ) -> None:
         self._options = options
         self._max_in_flight = max_in_flight
         self._max_in_flight_bytes = max_in_flight_bytes
         self._client: pulsar.Client | None = None
-        self._producers: dict[str, pulsar.Producer] = {}
-        self._opening: dict[str, asyncio.Lock] = {}
+        # By topic, and whether they chunk.
+        self._producers: dict[tuple[str, bool], pulsar.Producer] = {}
+        self._opening: dict[tuple[str, bool], asyncio.Lock] = {}
         self._receipts: deque[tuple[Receipt, int, Any]] = deque()
         self._draining = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._in_flight_bytes = 0
         self._room = asyncio.Event()
         self._idle = asyncio.Event()
@@ -198,7 +272,7 @@ class Publisher:
 
     def connected(self, topics: Iterable[str]) -> bool:
         """Whether the producers of these topics are open and connected."""
-        producers = [self._producers.get(topic) for topic in topics]
+        producers = [self._producers.get((topic, False)) for topic in topics]
         return all(producer is not None and producer.is_connected() for producer in producers)
 
     async def open(self, topics: Iterable[str]) -> None:
@@ -241,30 +315,48 @@ class Publisher:
             BrokerUnavailableError: The broker is away or has no such topic; `receipt` is not called.
         """
         self._submitted += 1
-        if self._submitted % _BREATH_MESSAGES == 0:
+        if self._submitted % BREATH_MESSAGES == 0:
             await asyncio.sleep(0)  # a long loop of submits with room for all would hold up everything else
         while not self._room.is_set():
             await self._room.wait()
-        producer = self._producers.get(message.topic) or await self._open(message.topic)
+        chunking = len(message.data) > MAX_WHOLE_BYTES
+        producer = self._producers.get((message.topic, chunking)) or await self._open(message.topic, chunking=chunking)
+        self._hand_over(producer, message, receipt)
+
+    def try_submit(self, message: Outgoing, receipt: Receipt) -> bool:
+        """Hand one message over if that takes no waiting; False where `submit` has to do it.
+
+        Who calls this in a loop yields to the event loop every `BREATH_MESSAGES`.
+        """
+        producer = self._producers.get((message.topic, len(message.data) > MAX_WHOLE_BYTES))
+        if producer is None or not self._room.is_set():
+            return False
+        self._hand_over(producer, message, receipt)
+        return True
+
+    def _hand_over(self, producer: pulsar.Producer, message: Outgoing, receipt: Receipt) -> None:
         size = len(message.data)
         self.in_flight += 1
         self._in_flight_bytes += size
         self._idle.clear()
         if self.in_flight >= self._max_in_flight or self._in_flight_bytes >= self._max_in_flight_bytes:
             self._room.clear()
-        loop = asyncio.get_running_loop()
-        receipts = self._receipts
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()  # kept: on Python 3.11, to ask for it is a system call
+        send(producer, message, partial(self._on_client_thread, self._loop, receipt, size))
 
-        def on_client_thread(result: Any, _message_id: Any) -> None:
-            receipts.append((receipt, size, result))
-            if not self._draining:
-                self._draining = True
-                try:
-                    loop.call_soon_threadsafe(self._drain)
-                except RuntimeError:  # the loop has closed; nobody waits, and raising here would end the process
-                    _CLIENT_LOGGER.debug("a receipt came after the event loop had closed")
-
-        send(producer, message, on_client_thread)
+    def _on_client_thread(
+        self, loop: asyncio.AbstractEventLoop, receipt: Receipt, size: int, result: Any, _message_id: Any
+    ) -> None:
+        self._receipts.append((receipt, size, result))
+        # Read beside the loop that writes it: seen too high, the timer brings what this would have.
+        complete = len(self._receipts) >= self.in_flight
+        if complete or not self._draining:
+            self._draining = True
+            try:
+                loop.call_soon_threadsafe(self._drain if complete else self._drain_later)
+            except RuntimeError:  # the loop has closed; nobody waits, and raising here would end the process
+                _CLIENT_LOGGER.debug("a receipt came after the event loop had closed")
 
     async def publish_all(self, messages: Sequence[Outgoing]) -> None:
         """Publish messages and wait until all of them are stored.
@@ -309,16 +401,19 @@ class Publisher:
         await self.reset()
         self._drain()
 
-    async def _open(self, topic: str) -> pulsar.Producer:
-        lock = self._opening.setdefault(topic, asyncio.Lock())
+    async def _open(self, topic: str, *, chunking: bool = False) -> pulsar.Producer:
+        lock = self._opening.setdefault((topic, chunking), asyncio.Lock())
         async with lock:
-            if topic not in self._producers:
+            if (topic, chunking) not in self._producers:
                 if self._client is None:
                     self._client = connect(self._options)
-                self._producers[topic] = await asyncio.to_thread(
-                    open_producer, self._client, self._options, topic, self._max_in_flight + 1
+                self._producers[topic, chunking] = await asyncio.to_thread(
+                    open_producer, self._client, self._options, topic, self._max_in_flight + 1, chunking=chunking
                 )
-            return self._producers[topic]
+            return self._producers[topic, chunking]
+
+    def _drain_later(self) -> None:
+        asyncio.get_running_loop().call_later(GATHER_SECONDS, self._drain)
 
     def _drain(self) -> None:
         self._draining = False
@@ -326,11 +421,10 @@ class Publisher:
             receipt, size, result = self._receipts.popleft()
             self.in_flight -= 1
             self._in_flight_bytes -= size
-            receipt(None if result == pulsar.Result.Ok else PublishError(f"not confirmed by the broker: {result}"))
-        if self.in_flight < self._max_in_flight and self._in_flight_bytes < self._max_in_flight_bytes:
-            self._room.set()
+            receipt(failure(result))
         if self.in_flight == 0:
             self._idle.set()
+            self._room.set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,6 +450,14 @@ class SubscriptionOptions:
     receiver_queue: int = 1000
 
 
+class _Receiving(NamedTuple):
+    """A consumer, and the threads in which its blocking calls are made."""
+
+    consumer: pulsar.Consumer
+    receiver: CallThread
+    acknowledger: CallThread
+
+
 class Subscription:
     """Receives batches and acknowledges them. Opens when first used; `reopen` starts over after the broker lost it.
 
@@ -368,10 +470,8 @@ class Subscription:
         self._broker = broker
         self._options = options
         self._client: pulsar.Client | None = None
-        self._consumer: pulsar.Consumer | None = None
+        self._receiving: _Receiving | None = None
         self._opening = asyncio.Lock()
-        self._receiver = ThreadPoolExecutor(1, thread_name_prefix="pulsar-receive")
-        self._acknowledger = ThreadPoolExecutor(1, thread_name_prefix="pulsar-acknowledge")
 
     @property
     def name(self) -> str:
@@ -381,44 +481,50 @@ class Subscription:
     @property
     def connected(self) -> bool:
         """Whether every topic's consumer is connected."""
-        return self._consumer is not None and self._consumer.is_connected()
+        return self._receiving is not None and self._receiving.consumer.is_connected()
 
     async def receive(self) -> list[Delivery]:
         """The next batch, empty when nothing came within the batch's wait.
 
         Raises:
-            BrokerUnavailableError: Subscribing failed; call again later.
+            BrokerUnavailableError: Subscribing failed, or `reopen` came between; call again later.
         """
-        consumer = self._consumer or await self._open()
-        return await asyncio.get_running_loop().run_in_executor(self._receiver, _receive, consumer)
+        receiving = self._receiving or await self._open()
+        return await receiving.receiver.call(_receive, receiving.consumer)
 
     async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """Acknowledge messages. One whose connection is gone stays unacknowledged: the broker delivers it again."""
-        consumer = self._consumer
-        if consumer is not None:
-            await asyncio.get_running_loop().run_in_executor(
-                self._acknowledger, _acknowledge, consumer, [delivery.message for delivery in deliveries]
-            )
+        receiving = self._receiving
+        if receiving is not None:
+            messages = [delivery.message for delivery in deliveries]
+            with contextlib.suppress(BrokerUnavailableError):  # `reopen` came between
+                await receiving.acknowledger.call(_acknowledge, receiving.consumer, messages)
 
     async def reopen(self) -> None:
         """Close and let the next `receive` subscribe anew; what is unacknowledged comes again."""
-        client, self._client, self._consumer = self._client, None, None
+        # A client that is closed while it subscribes reports success, or nothing for ever. It ends by its time limit.
+        async with self._opening:
+            client, self._client = self._client, None
+            receiving, self._receiving = self._receiving, None
+        if receiving is not None:
+            # Where the connection broke, a call of the consumer may never return, not even when its client is closed.
+            for thread in (receiving.receiver, receiving.acknowledger):
+                thread.give_up(BrokerUnavailableError(f"subscription {self.name} is made anew"))
         if client is not None:
             await asyncio.to_thread(_close_quietly, client)
 
     async def close(self) -> None:
         """Close for good."""
         await self.reopen()
-        self._receiver.shutdown(wait=False)
-        self._acknowledger.shutdown(wait=False)
 
-    async def _open(self) -> pulsar.Consumer:
+    async def _open(self) -> _Receiving:
         async with self._opening:
-            if self._consumer is None:
+            if self._receiving is None:
                 if self._client is None:
                     self._client = connect(self._broker)
-                self._consumer = await asyncio.to_thread(_subscribe, self._client, self._options)
-            return self._consumer
+                consumer = await asyncio.to_thread(_subscribe, self._client, self._options)
+                self._receiving = _Receiving(consumer, CallThread("pulsar-receive"), CallThread("pulsar-acknowledge"))
+            return self._receiving
 
 
 def _subscribe(client: pulsar.Client, options: SubscriptionOptions) -> pulsar.Consumer:

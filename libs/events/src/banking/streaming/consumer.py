@@ -16,8 +16,10 @@ import structlog
 
 from banking.streaming.broker import BrokerError
 from banking.streaming.dead_letters import rejected_letter
+from banking.streaming.entities import EntityType
 from banking.streaming.events import EventDecodeError, decode_event, to_microseconds, version_skew_seconds
-from banking.streaming.metrics import METRICS, StreamingMetrics
+from banking.streaming.metrics import METRICS, PauseReason, StreamingMetrics
+from banking.streaming.repairs import RepairEvent, as_received
 from banking.streaming.service import back_off, drain_limit
 from banking.streaming.sink import (
     STALE,
@@ -28,13 +30,13 @@ from banking.streaming.sink import (
     Status,
     rejected,
 )
+from banking.streaming.topics import RETRY_TOPICS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from banking.streaming.broker import Delivery
     from banking.streaming.dead_letters import DeadLetter
-    from banking.streaming.entities import EntityType
     from banking.streaming.events import EntityEvent
     from banking.streaming.health import Health
     from banking.streaming.sink import Sink
@@ -44,6 +46,9 @@ log = structlog.get_logger(__name__)
 PAUSED = "paused"
 REJECTIONS = "rejections"
 """The names under which the loop reports to `Health`."""
+
+_NO_EVENT = "unknown"
+"""The entity type of bytes that are no event, in metrics."""
 
 
 class Source(Protocol):
@@ -134,6 +139,7 @@ class _Batch:
     entities: list[list[tuple[EntityEvent, Delivery]]] = field(default_factory=list)
     letters: list[DeadLetter] = field(default_factory=list)
     outcomes: Counter[tuple[EntityType, Status]] = field(default_factory=Counter)
+    reasons: Counter[tuple[str, RejectionReason]] = field(default_factory=Counter)
     consumed: list[EntityEvent] = field(default_factory=list)
 
 
@@ -173,10 +179,12 @@ class BatchConsumer:
             self._options.rejection_window, self._options.rejection_share, self._options.rejection_run
         )
         self._slots = asyncio.Semaphore(self._options.max_in_flight)
-        self._paused: set[object] = set()
+        self._paused: dict[object, PauseReason] = {}
         self._stopping = asyncio.Event()
         self._halted = False
         health.report(PAUSED, "not started")
+        self._show_paused()
+        self._start_metrics()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Consume until `stop` is set, then finish what is in flight within the drain time.
@@ -205,7 +213,7 @@ class BatchConsumer:
                     async with asyncio.timeout(self._options.write_timeout_seconds):
                         await self._sink.open()
                 except (SinkUnavailableError, TimeoutError) as error:
-                    attempt = await self._pause(self, attempt, _describe(error))
+                    attempt = await self._pause(self, attempt, PauseReason.STORE_AWAY, _describe(error))
                 else:
                     self._health.clear(PAUSED)
                     self._resume(self)
@@ -236,6 +244,7 @@ class BatchConsumer:
         token = object()
         try:
             self._metrics.batch_events.labels(self._leg).observe(len(deliveries))
+            self._metrics.batch_bytes.labels(self._leg).observe(sum(len(delivery.data) for delivery in deliveries))
             batch = self._decode(deliveries)
             await self._write_newest(batch, token)
             if not self._within_limit(batch):
@@ -258,7 +267,7 @@ class BatchConsumer:
         now_microseconds = int(self._now() * 1_000_000)
         for delivery in deliveries:
             try:
-                event = decode_event(delivery.data)
+                event = as_received(decode_event(delivery.data), delivery)
             except EventDecodeError as error:
                 self._reject(batch, delivery, None, rejected(error.reason, str(error)))
                 continue
@@ -270,7 +279,7 @@ class BatchConsumer:
             entities.setdefault(event.key, []).append((event, delivery))
         for events in entities.values():
             if len(events) > 1:
-                events.sort(key=lambda pair: pair[0].version, reverse=True)
+                events.sort(key=lambda pair: (pair[0].version, isinstance(pair[0], RepairEvent)), reverse=True)
             batch.entities.append(events)
         return batch
 
@@ -302,7 +311,7 @@ class BatchConsumer:
             try:
                 answers = await self._attempt([events[index] for index in waiting])
             except SinkUnavailableError as error:
-                attempt = await self._pause(token, attempt, _describe(error))
+                attempt = await self._pause(token, attempt, PauseReason.STORE_AWAY, _describe(error))
                 continue
             again: list[int] = []
             for index, outcome in zip(waiting, answers, strict=True):
@@ -313,7 +322,7 @@ class BatchConsumer:
                 self._resume(token)
                 return outcomes
             waiting = again
-            attempt = await self._pause(token, attempt, outcomes[again[0]].detail)
+            attempt = await self._pause(token, attempt, PauseReason.STORE_BUSY, outcomes[again[0]].detail)
 
     async def _attempt(self, events: Sequence[EntityEvent]) -> Sequence[Outcome]:
         """Write once; a request that fails as a whole while the store is well is halved down to its failing event."""
@@ -346,8 +355,7 @@ class BatchConsumer:
         batch.letters.append(letter)
         if event is not None:
             batch.outcomes[event.entity_type, Status.REJECTED] += 1
-        entity_type = event.entity_type.value if event else "unknown"
-        self._metrics.dlq_messages.labels(entity_type, reason.value).inc()
+        batch.reasons[event.entity_type.value if event else _NO_EVENT, reason] += 1
         log.warning(
             "event rejected",
             leg=self._leg,
@@ -371,7 +379,7 @@ class BatchConsumer:
         last = batch.letters[-1].error if batch.letters else "see the log"
         message = f"{problem} (last: {last}). Nothing more is taken; mend the cause, then restart this service"
         self._health.report(REJECTIONS, message)
-        self._metrics.paused.labels(self._leg).set(1)
+        self._show_paused()
         log.error("stopped at the rejection limit", leg=self._leg, problem=message)
         return False
 
@@ -381,9 +389,24 @@ class BatchConsumer:
             try:
                 await self._dead_letters.write(letters)
             except BrokerError as error:
-                attempt = await self._pause(token, attempt, f"dead letters cannot be stored: {error}")
+                problem = f"dead letters cannot be stored: {error}"
+                attempt = await self._pause(token, attempt, PauseReason.BROKER, problem)
             else:
                 return
+
+    def _start_metrics(self) -> None:
+        """Let them begin at 0: of a counter that begins at its first increase, Prometheus does not see that one."""
+        metrics = self._metrics
+        for metric in (
+            *(metrics.store_retries, metrics.in_flight, metrics.store_write),
+            *(metrics.batch_events, metrics.batch_bytes, metrics.event_to_store),
+        ):
+            metric.labels(self._leg)
+        for entity_type in EntityType:
+            metrics.events_consumed.labels(entity_type.value, self._leg)
+        for entity_type_name in (*EntityType, _NO_EVENT):
+            for reason in RejectionReason:
+                metrics.dlq_messages.labels(entity_type_name, reason.value)
 
     def _count(self, batch: _Batch) -> None:
         now = int(self._now() * 1_000_000)
@@ -393,17 +416,31 @@ class BatchConsumer:
             totals[entity_type] += number
         for entity_type, number in totals.items():
             self._metrics.events_consumed.labels(entity_type.value, self._leg).inc(number)
+        for (entity_type_name, reason), number in batch.reasons.items():
+            self._metrics.dlq_messages.labels(entity_type_name, reason.value).inc(number)
         latency = self._metrics.event_to_store.labels(self._leg)
+        self._count_retries(batch)
         for event in batch.consumed:
             latency.observe(max(0.0, (now - to_microseconds(event.timestamp)) / 1_000_000))
 
-    async def _pause(self, token: object, attempt: int, problem: str) -> int:
+    def _count_retries(self, batch: _Batch) -> None:
+        """Count the results of a batch of retries; a batch comes from one source, so the first message tells."""
+        if batch.deliveries[0].topic not in RETRY_TOPICS.values():
+            return
+        results = Counter({Status.REJECTED: len(batch.letters)})
+        for (_, status), number in batch.outcomes.items():
+            if status is not Status.REJECTED:
+                results[status] += number
+        for status, number in results.items():
+            self._metrics.dlq_retries.labels(self._leg, status.value).inc(number)
+
+    async def _pause(self, token: object, attempt: int, reason: PauseReason, problem: str) -> int:
         """Note that a batch waits and wait a while; the number of the next attempt."""
         if not self._paused:
-            log.warning("paused", leg=self._leg, problem=problem)
-        self._paused.add(token)
+            log.warning("paused", leg=self._leg, reason=reason.value, problem=problem)
+        self._paused[token] = reason
         self._health.report(PAUSED, problem)
-        self._metrics.paused.labels(self._leg).set(1)
+        self._show_paused()
         self._metrics.store_retries.labels(self._leg).inc()
         attempt = await self._back_off(attempt)
         if self._stopping.is_set():
@@ -421,11 +458,15 @@ class BatchConsumer:
     def _resume(self, token: object) -> None:
         if token not in self._paused:
             return
-        self._paused.discard(token)
+        del self._paused[token]
+        self._show_paused()
         if not self._paused and not self._halted:
             self._health.clear(PAUSED)
-            self._metrics.paused.labels(self._leg).set(0)
             log.info("resumed", leg=self._leg)
+
+    def _show_paused(self) -> None:
+        halted = {PauseReason.REJECTION_LIMIT} if self._halted else set()
+        self._metrics.show_paused(self._leg, halted.union(self._paused.values()))
 
 
 def _describe(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -19,14 +20,33 @@ if TYPE_CHECKING:
 MAX_ERROR_BYTES = 1024
 """Longer error texts are cut, so that a letter of the largest event still fits the broker's message limit."""
 
+MAX_KEY_CHARACTERS = 1024
+"""Longer keys are cut: no entity's id is so long, and a letter may not grow beyond what the broker takes beside it."""
+
 _PREFIX = "dlq-"
+_FACTORS = (1, 2, 5)
+
+
+def retry_delays(max_retries: int = 3, retry_delay_seconds: float = 60.0) -> tuple[float, ...]:
+    """The delay before each retry, in seconds: 1, 2, 5, 10, 20, 50 … times the first one.
+
+    The default, 60, 120 and 300 s, is the service's own.
+    """
+    if max_retries < 0 or retry_delay_seconds < 0:
+        raise ValueError("max_retries and retry_delay_seconds may not be negative")
+    return tuple(retry_delay_seconds * _FACTORS[index % 3] * 10 ** (index // 3) for index in range(max_retries))
+
+
+DEFAULT_RETRY_DELAYS = retry_delays()
+"""The delays of the service and of the handlers, in seconds, where nothing else is asked for."""
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     """An event that a leg rejected.
 
     Attributes:
-        letter_id: `leg:topic:message id` of the first failure; the same through all retries and repeats.
+        letter_id: `leg:topic:message id:digest of the bytes` of the first failure; the same through all retries and
+            repeats. The digest tells letters apart whose broker counted its messages anew.
         leg: The leg that rejected it.
         topic: The topic that it was first received from.
         key: Its partition key.
@@ -77,10 +97,10 @@ def rejected_letter(
     now = now or datetime.now(UTC)
     earlier = retried_letter(delivery)
     return DeadLetter(
-        letter_id=earlier.letter_id if earlier else f"{leg}:{delivery.topic}:{delivery.message_id}",
+        letter_id=earlier.letter_id if earlier else new_letter_id(leg, delivery),
         leg=leg,
         topic=earlier.topic if earlier else delivery.topic,
-        key=delivery.key,
+        key=None if delivery.key is None else delivery.key[:MAX_KEY_CHARACTERS],
         data=delivery.data,
         reason=reason,
         error=_cut(error),
@@ -88,6 +108,12 @@ def rejected_letter(
         first_failure=earlier.first_failure if earlier else now,
         last_failure=now,
     )
+
+
+def new_letter_id(origin: str, delivery: Delivery) -> str:
+    """The id of a letter whose history starts with this message."""
+    digest = hashlib.blake2b(delivery.data, digest_size=4).hexdigest()
+    return f"{origin}:{delivery.topic}:{delivery.message_id}:{digest}"
 
 
 def retried_letter(delivery: Delivery) -> DeadLetter | None:

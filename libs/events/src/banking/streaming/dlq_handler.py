@@ -10,19 +10,29 @@ import asyncio
 import inspect
 import os
 import time
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 import structlog
 
-from banking.streaming.archive import UNKNOWN_TYPE, ArchiveUnavailableError, DeadLetterArchive, archived_letter
+from banking.streaming.archive import (
+    NOT_A_LETTER,
+    UNKNOWN_TYPE,
+    ArchiveUnavailableError,
+    DeadLetterArchive,
+    archived_letter,
+    read_store_options,
+)
 from banking.streaming.broker import BrokerError, BrokerOptions, Publisher, Subscription, SubscriptionOptions
-from banking.streaming.dead_letters import received_letter
+from banking.streaming.dead_letters import DEFAULT_RETRY_DELAYS, received_letter, retry_delays
 from banking.streaming.events import EventDecodeError, decode_event
 from banking.streaming.health import Health
-from banking.streaming.metrics import METRICS, StreamingMetrics
+from banking.streaming.metrics import METRICS, PauseReason, StreamingMetrics
 from banking.streaming.service import back_off
+from banking.streaming.sink import Leg, RejectionReason
 from banking.streaming.topics import DLQ_SUBSCRIPTION, DLQ_TOPIC
 
 if TYPE_CHECKING:
@@ -46,24 +56,18 @@ DEAD_LETTERS = "dead letters"
 
 DEFAULT_ARCHIVE_URL = "file:///archive"
 
+CONSUMER_TYPE = "dlq"
+"""What the loop is called in metrics that are told apart by consumer."""
+
+_PAUSE_REASONS = {
+    ARCHIVE: PauseReason.ARCHIVE,
+    RETRIES: PauseReason.BROKER,
+    DEAD_LETTERS: PauseReason.BROKER,
+}
 _Result = TypeVar("_Result")
-_FACTORS = (1, 2, 5)
 _PAUSE_BASE_SECONDS = 0.2
 _PAUSE_MAX_SECONDS = 15.0
-
-
-def retry_delays(max_retries: int = 3, retry_delay_seconds: float = 60.0) -> tuple[float, ...]:
-    """The delay before each retry, in seconds: 1, 2, 5, 10, 20, 50 … times the first one.
-
-    The default, 60, 120 and 300 s, is the service's own.
-    """
-    if max_retries < 0 or retry_delay_seconds < 0:
-        raise ValueError("max_retries and retry_delay_seconds may not be negative")
-    return tuple(retry_delay_seconds * _FACTORS[index % 3] * 10 ** (index // 3) for index in range(max_retries))
-
-
-DEFAULT_RETRY_DELAYS = retry_delays()
-"""The delays of the service and of the handlers, in seconds, where nothing else is asked for."""
+_REMEMBERED_RETRIES = 20_000
 
 
 def dead_letter_subscription(
@@ -96,16 +100,18 @@ class DLQReport:
         handled: The handler took them: settled.
         retried: Stored in their leg's retry topic.
         archived: Written to the archive.
+        repeated: Came again after their retry had been stored: settled.
     """
 
     handled: int = 0
     retried: int = 0
     archived: int = 0
+    repeated: int = 0
 
     @property
     def total(self) -> int:
         """All letters that were settled."""
-        return self.handled + self.retried + self.archived
+        return self.handled + self.retried + self.archived + self.repeated
 
 
 class DeadLetterLoop:
@@ -148,6 +154,13 @@ class DeadLetterLoop:
         self._patience_seconds = patience_seconds
         self._metrics = metrics
         self._report = DLQReport()
+        self._stored_retries: OrderedDict[_Identity, None] = OrderedDict()
+        metrics.show_paused(CONSUMER_TYPE, ())
+        # They begin at 0: of a counter that begins at its first increase, Prometheus does not see that one.
+        for leg in Leg:
+            for reason in RejectionReason:
+                metrics.dlq_archived.labels(leg.value, reason.value)
+        metrics.dlq_archived.labels(UNKNOWN_TYPE, NOT_A_LETTER)
         self.waiting_for: str | None = None
 
     async def run(
@@ -214,7 +227,12 @@ class DeadLetterLoop:
     async def _retry(self, letters: Sequence[tuple[Delivery, DeadLetter]], stop: asyncio.Event) -> None:
         if not letters:
             return
-        messages = [letter.to_retry_message(timedelta(seconds=self._delays[letter.attempt])) for _, letter in letters]
+        # One comes again where its acknowledgement was lost with the connection, and where its leg or an earlier
+        # worker was killed between storing and acknowledging.
+        fresh = {_identity(letter): letter for _, letter in letters if _identity(letter) not in self._stored_retries}
+        messages = [
+            letter.to_retry_message(timedelta(seconds=self._delays[letter.attempt])) for letter in fresh.values()
+        ]
 
         async def publish() -> bool:
             await self._publisher.publish_all(messages)
@@ -222,10 +240,18 @@ class DeadLetterLoop:
 
         if not await self._until_done(RETRIES, publish, stop):
             return
+        self._stored_retries.update(dict.fromkeys(fresh))
+        while len(self._stored_retries) > _REMEMBERED_RETRIES:
+            self._stored_retries.popitem(last=False)
         await self._source.acknowledge([delivery for delivery, _ in letters])
-        self._report.retried += len(letters)
-        for _, letter in letters:
-            self._metrics.dlq_retries.labels(letter.leg.value, str(letter.attempt + 1)).inc()
+        self._report.retried += len(fresh)
+        self._report.repeated += len(letters) - len(fresh)
+        repeats = Counter(letter.leg for _, letter in letters) - Counter(letter.leg for letter in fresh.values())
+        for leg, number in repeats.items():
+            self._metrics.dlq_repeats.labels(leg.value).inc(number)
+            log.info("recognised letters whose retries are stored", leg=leg.value, letters=number)
+        for letter in fresh.values():
+            self._metrics.dlq_scheduled.labels(letter.leg.value, str(letter.attempt + 1)).inc()
             log.info(
                 "retry stored",
                 letter_id=letter.letter_id,
@@ -270,6 +296,7 @@ class DeadLetterLoop:
                 if attempt == 0:
                     log.warning("paused", waiting_for=name, problem=str(error))
                 self.waiting_for = name
+                self._metrics.show_paused(CONSUMER_TYPE, {_PAUSE_REASONS[name]})
                 self._health.report(name, str(error))
                 attempt = await back_off(
                     attempt, stop, base_seconds=_PAUSE_BASE_SECONDS, max_seconds=_PAUSE_MAX_SECONDS
@@ -280,6 +307,7 @@ class DeadLetterLoop:
                 if attempt:
                     log.info("resumed", waiting_for=name)
                     self.waiting_for = None
+                    self._metrics.show_paused(CONSUMER_TYPE, ())
                     self._health.clear(name)
                 return result
 
@@ -315,9 +343,7 @@ class AsyncDLQHandler:
     ) -> None:
         self._broker = broker or BrokerOptions(pulsar_url)
         self._delays = retry_delays(max_retries, retry_delay_seconds)
-        self._archive = archive or DeadLetterArchive(
-            archive_url or os.environ.get("ARCHIVE_URL") or DEFAULT_ARCHIVE_URL
-        )
+        self._archive = archive or _archive_of_environment(archive_url)
         self._patience_seconds = patience_seconds
         self._publisher = Publisher(self._broker)
         self._stop = asyncio.Event()
@@ -443,6 +469,23 @@ class DLQHandler:
         """Close the connections."""
         self._runner.run(self._handler.close())
         self._runner.close()
+
+
+def _archive_of_environment(url: str | None) -> DeadLetterArchive:
+    """The service's archive, by the variables that the service reads; `url` takes the place of `ARCHIVE_URL`."""
+    options_file = os.environ.get("ARCHIVE_OPTIONS_FILE")
+    return DeadLetterArchive(
+        url or os.environ.get("ARCHIVE_URL") or DEFAULT_ARCHIVE_URL,
+        read_store_options(Path(options_file)) if options_file else None,
+    )
+
+
+_Identity = tuple[str, int, int]
+
+
+def _identity(letter: DeadLetter) -> _Identity:
+    """What a repeat has in common with its letter: the id, the attempt and the bytes."""
+    return letter.letter_id, letter.attempt, hash(letter.data)
 
 
 def _letter_of(delivery: Delivery) -> DeadLetter | None:

@@ -62,8 +62,8 @@ class Reference:
     Attributes:
         edge: The edge's label.
         field: The payload key that holds the id, or the list of ids or objects where `many`.
-        target: The type of the entity named, or None where `type_field` says it.
-        type_field: The key, beside the id, that holds the target's type.
+        targets: The types that the entity named may have.
+        type_field: The key, beside the id, that says which of them it has; None where there is but one.
         many: Whether the field holds a list.
         id_field: In a list of objects, the key of the id; None where the list holds plain ids.
         role: A constant `role` property of the edge.
@@ -72,7 +72,7 @@ class Reference:
 
     edge: str
     field: str
-    target: EntityType | None = None
+    targets: tuple[EntityType, ...]
     type_field: str | None = None
     many: bool = False
     id_field: str | None = None
@@ -118,7 +118,7 @@ _PERSON = EntityModel(
         Field("is_pep", Kind.BOOLEAN),
         Field("created_at", Kind.TIMESTAMP),
     ),
-    references=(Reference("employed_by", "employer_id", EntityType.COMPANY),),
+    references=(Reference("employed_by", "employer_id", (EntityType.COMPANY,)),),
 )
 
 _COMPANY = EntityModel(
@@ -141,17 +141,19 @@ _COMPANY = EntityModel(
         Field("created_at", Kind.TIMESTAMP),
     ),
     references=(
-        Reference("subsidiary_of", "parent_id", EntityType.COMPANY),
+        Reference("subsidiary_of", "parent_id", (EntityType.COMPANY,)),
         Reference(
             "has_officer",
             "officers",
-            EntityType.PERSON,
+            (EntityType.PERSON,),
             many=True,
             id_field="person_id",
             properties=(Field("role", Kind.KEYWORD),),
         ),
     ),
 )
+
+_OWNERS = (EntityType.PERSON, EntityType.COMPANY)
 
 _ACCOUNT = EntityModel(
     EntityType.ACCOUNT,
@@ -172,11 +174,14 @@ _ACCOUNT = EntityModel(
         Field("created_at", Kind.TIMESTAMP),
     ),
     references=(
-        Reference("owned_by", "owner_id", type_field="owner_type", role="owner"),
-        Reference("owned_by", "joint_owners", type_field="owner_type", many=True, id_field="owner_id", role="joint"),
+        Reference("owned_by", "owner_id", _OWNERS, type_field="owner_type", role="owner"),
+        Reference(
+            "owned_by", "joint_owners", _OWNERS, type_field="owner_type", many=True, id_field="owner_id", role="joint"
+        ),
         Reference(
             "owned_by",
             "beneficial_owners",
+            _OWNERS,
             type_field="owner_type",
             many=True,
             id_field="owner_id",
@@ -209,8 +214,8 @@ _TRANSACTION = EntityModel(
         Field("created_at", Kind.TIMESTAMP),
     ),
     references=(
-        Reference("from_account", "from_account_id", EntityType.ACCOUNT, properties=_PAYMENT_PROPERTIES),
-        Reference("to_account", "to_account_id", EntityType.ACCOUNT, properties=_PAYMENT_PROPERTIES),
+        Reference("from_account", "from_account_id", (EntityType.ACCOUNT,), properties=_PAYMENT_PROPERTIES),
+        Reference("to_account", "to_account_id", (EntityType.ACCOUNT,), properties=_PAYMENT_PROPERTIES),
     ),
 )
 
@@ -228,8 +233,8 @@ _COMMUNICATION = EntityModel(
         Field("created_at", Kind.TIMESTAMP),
     ),
     references=(
-        Reference("sent_by", "sender_id", EntityType.PERSON),
-        Reference("received_by", "recipient_ids", EntityType.PERSON, many=True),
+        Reference("sent_by", "sender_id", (EntityType.PERSON,)),
+        Reference("received_by", "recipient_ids", (EntityType.PERSON,), many=True),
     ),
 )
 

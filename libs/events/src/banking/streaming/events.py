@@ -1,7 +1,8 @@
 """The event contract: `EntityEvent`, its JSON encoding, and the functions that make events.
 
 An event carries the whole state of one entity at one version (never a patch), so the newest version alone decides what
-a store holds. On the wire it is one JSON object; `docs/events.md` describes it for producers in other languages.
+a store holds. On the wire it is one JSON object; `docs/events.md` and `event.schema.json` describe it for
+producers in other languages.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import re
 import threading
 import time
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -32,14 +33,28 @@ SCHEMA_VERSION = "1.0"
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 """The largest encoded event, so that its dead letter, with its properties, still fits the broker's 5 MiB."""
 
+MAX_EVENT_VALUES = 100_000
+"""The most values that an event holds, its own fields and nested ones counted: in memory an empty object takes 30
+times as much as the two bytes that it is written with, so that the bytes alone bound nothing."""
+
+MAX_DEPTH = 64
+"""The most levels that payload and metadata are nested."""
+
 MAX_VERSION = 2**63 - 1
 _MICROSECONDS = 1_000_000
 _TIME_LIKE_FROM = 10**15
 # `$` alone would let a final line feed through; the look-ahead means the same in Python and in JSON Schema.
-_ID_PATTERN = r"^[\x21-\x7e]{1,256}$(?!\n)"
-_ID = re.compile(_ID_PATTERN)
+ID_PATTERN = r"^[\x21-\x7e]{1,256}$(?!\n)"
+"""What an entity's id looks like."""
+
+_ID = re.compile(ID_PATTERN)
+# Texts, one without an end too, and what stands between them. It never goes back, so that no input takes long.
+_PIECES = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|([^"]++)', re.DOTALL)
+_VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){0,3}")
+_ENUM_VALUE = re.compile(r"Invalid enum value (?:'.*'|\".*\"|-?[0-9]+)", re.DOTALL)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MAX_DEPTH = 64
+_MAX_OFFSET = timedelta(hours=18)  # the largest one of Java, and so of both stores
+_PLAIN = frozenset({str, int, bool, type(None)})  # values that JSON holds as they are
 
 
 class EventType(StrEnum):
@@ -99,7 +114,7 @@ class EntityEvent(msgspec.Struct, frozen=True, kw_only=True):
         unknown_fields: Fields of a newer minor schema, kept so that they are passed on.
     """
 
-    entity_id: Annotated[str, Meta(pattern=_ID_PATTERN)]
+    entity_id: Annotated[str, Meta(pattern=ID_PATTERN)]
     entity_type: EntityType
     event_type: EventType
     payload: dict[str, Any]
@@ -234,7 +249,11 @@ def create_event(
     else:
         if timestamp.tzinfo is None:
             raise InvalidEventError("timestamp", f"needs a time zone, got {timestamp.isoformat()}")
-        moment = timestamp.astimezone(UTC)
+        try:
+            moment = timestamp.astimezone(UTC)
+        except OverflowError:
+            problem = f"lies outside the years 1 to 9999 in UTC, got {timestamp.isoformat()}"
+            raise InvalidEventError("timestamp", problem) from None
         version = to_microseconds(moment) if version is None else version
     state = dict(payload or {})
     if text_for_embedding is None and event_kind is not EventType.DELETE:
@@ -312,8 +331,7 @@ def encode_event(event: EntityEvent) -> bytes:
     _check_fields(event)
     if event.event_type is EventType.DELETE and event.payload:
         raise InvalidEventError("payload", "a delete carries no payload")
-    _check_values("payload", event.payload)
-    _check_values("metadata", event.metadata)
+    _check_contents(event)
     try:
         if event.unknown_fields is UNSET:
             data = _encoder.encode(event)
@@ -324,6 +342,7 @@ def encode_event(event: EntityEvent) -> bytes:
         raise InvalidEventError(_unencodable_field(event), f"cannot be written as JSON: {error}") from error
     if len(data) > MAX_EVENT_BYTES:
         raise InvalidEventError("payload", f"the event has {len(data):,} bytes, more than {MAX_EVENT_BYTES:,}")
+    check_number_of_values(data)
     return data
 
 
@@ -334,12 +353,53 @@ def decode_event(data: bytes) -> EntityEvent:
         EventDecodeError: They are no valid event; it says why. Nothing else is raised.
     """
     try:
+        check_number_of_values(data)
         event = _decoder.decode(data)
+        if event.schema_version != SCHEMA_VERSION:
+            event = _decode_other_minor(data, event)
+        _check_decoded(data, event)
+    except EventDecodeError:
+        raise
+    except InvalidEventError as error:
+        raise EventDecodeError(RejectionReason.UNDECODABLE, str(error)) from error
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, OverflowError) as error:
         raise _decode_error(data, error) from error
-    if event.schema_version != SCHEMA_VERSION:
-        event = _decode_other_minor(data, event)
     return event
+
+
+def _check_decoded(data: bytes, event: EntityEvent) -> None:
+    """Check what the types above do not say and `encode_event` promises."""
+    offset = event.timestamp.utcoffset()
+    if offset and abs(offset) > _MAX_OFFSET:
+        raise InvalidEventError("timestamp", "expected an offset of at most 18 hours")
+    if event.event_type is EventType.DELETE and event.payload:
+        raise InvalidEventError("payload", "a delete carries no payload")
+    # Every level has a bracket: few brackets, no deep nesting.
+    if data.count(b"{") + data.count(b"[") > MAX_DEPTH:
+        _check_contents(event)
+
+
+def check_number_of_values(data: bytes | bytearray | memoryview) -> None:
+    """Refuse JSON that would take far more memory than its bytes, before it is decoded.
+
+    Raises:
+        InvalidEventError: It holds more than `MAX_EVENT_VALUES` values.
+    """
+    # Each value has a byte and a separator, or else a bracket: most events are too short to be looked at.
+    if len(data) <= 2 * MAX_EVENT_VALUES:
+        return
+    data = bytes(data)
+    if data.count(b",") + data.count(b"[") + data.count(b"{") <= MAX_EVENT_VALUES:
+        return
+    left = MAX_EVENT_VALUES
+    for piece in _PIECES.finditer(data):
+        if piece[1] is None:
+            continue
+        # What holds one value more than commas has a bracket too, and what is empty has the bracket alone.
+        bare = piece[1].translate(None, b" \t\r\n")
+        left += bare.count(b"[]") + bare.count(b"{}") - bare.count(b",") - bare.count(b"[") - bare.count(b"{")
+        if left < 0:
+            raise InvalidEventError("event", f"holds more than {MAX_EVENT_VALUES:,} values")
 
 
 def content_hash(event: EntityEvent) -> str:
@@ -356,7 +416,7 @@ def _member(enum: type[_Member], field: str, value: str) -> _Member:
         return enum(value)
     except ValueError:
         expected = ", ".join(member.value for member in enum)
-        raise InvalidEventError(field, f"expected one of {expected}, got {value!r}") from None
+        raise InvalidEventError(field, f"expected one of {expected}, got {_told(value)}") from None
 
 
 def _check_fields(event: EntityEvent) -> None:
@@ -364,18 +424,40 @@ def _check_fields(event: EntityEvent) -> None:
     if not isinstance(event.entity_id, str) or _ID.match(event.entity_id) is None:
         raise InvalidEventError(
             "entity_id",
-            f"expected 1 to 256 printable ASCII characters without white space, got {event.entity_id!r:.80}",
+            f"expected 1 to 256 printable ASCII characters without white space, got {_told(event.entity_id)}",
         )
     version = event.version
     if not isinstance(version, int) or isinstance(version, bool) or not 0 <= version <= MAX_VERSION:
-        raise InvalidEventError("version", f"expected an integer from 0 to 2**63 - 1, got {version!r:.80}")
+        raise InvalidEventError("version", f"expected an integer from 0 to 2**63 - 1, got {_told(version)}")
     for name, value in (("event_id", event.event_id), ("source", event.source)):
         if not isinstance(value, str) or not 0 < len(value) <= 256:
-            raise InvalidEventError(name, f"expected 1 to 256 characters, got {value!r:.80}")
+            raise InvalidEventError(name, f"expected 1 to 256 characters, got {_told(value)}")
     if event.timestamp.tzinfo is None:
         raise InvalidEventError("timestamp", "needs a time zone")
     if event.text_for_embedding is not None and not isinstance(event.text_for_embedding, str):
         raise InvalidEventError("text_for_embedding", f"expected a text, got {type(event.text_for_embedding).__name__}")
+
+
+def _check_contents(event: EntityEvent) -> None:
+    _check_values("payload", event.payload)
+    if event.metadata:
+        _check_values("metadata", event.metadata)
+    if isinstance(event.unknown_fields, dict):
+        for name, value in event.unknown_fields.items():
+            _check_values(name, value, 1)
+
+
+def _told(value: object) -> str:
+    """What a value is, for messages that end in logs: a number, but not what a text holds."""
+    if isinstance(value, int):
+        # Of more digits than some thousand, Python makes no text.
+        return f"{value!r:.80}" if value.bit_length() < 256 else f"an integer of {value.bit_length()} bits"
+    return f"a text of {len(value)} characters" if isinstance(value, str) else f"a value of type {type(value).__name__}"
+
+
+def without_values(message: str) -> str:
+    """An error message of msgspec without the value that it is about; it names the field all the same."""
+    return _ENUM_VALUE.sub("Invalid enum value", message)
 
 
 def _check_values(path: str, value: object, depth: int = 0) -> None:
@@ -387,16 +469,16 @@ def _check_values(path: str, value: object, depth: int = 0) -> None:
         if not value.is_finite():
             raise InvalidEventError(path, f"expected a finite decimal, got {value}")
     elif isinstance(value, dict):
-        if depth >= _MAX_DEPTH:
-            raise InvalidEventError(path, f"nested deeper than {_MAX_DEPTH} levels")
+        if depth >= MAX_DEPTH:
+            raise InvalidEventError(path, f"nested deeper than {MAX_DEPTH} levels")
         for key, item in value.items():
-            if not isinstance(item, str):
+            if type(item) not in _PLAIN:
                 _check_values(f"{path}.{key}", item, depth + 1)
     elif isinstance(value, list | tuple):
-        if depth >= _MAX_DEPTH:
-            raise InvalidEventError(path, f"nested deeper than {_MAX_DEPTH} levels")
+        if depth >= MAX_DEPTH:
+            raise InvalidEventError(path, f"nested deeper than {MAX_DEPTH} levels")
         for index, item in enumerate(value):
-            if not isinstance(item, str):
+            if type(item) not in _PLAIN:
                 _check_values(f"{path}[{index}]", item, depth + 1)
 
 
@@ -430,16 +512,17 @@ def _decode_error(data: bytes, error: Exception) -> EventDecodeError:
     try:
         version = msgspec.json.decode(data, type=_Schema).schema_version
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, OverflowError):
-        return EventDecodeError(RejectionReason.UNDECODABLE, str(error))
+        return EventDecodeError(RejectionReason.UNDECODABLE, without_values(str(error)))
     if version.partition(".")[0] != SCHEMA_VERSION.partition(".")[0]:
         return _unsupported(version)
-    return EventDecodeError(RejectionReason.UNDECODABLE, str(error))
+    return EventDecodeError(RejectionReason.UNDECODABLE, without_values(str(error)))
 
 
 def _unsupported(version: str) -> EventDecodeError:
+    shown = version if _VERSION.fullmatch(version) else _told(version)
     return EventDecodeError(
         RejectionReason.UNSUPPORTED_SCHEMA,
-        f"schema_version: {version:.40} is not supported, expected {SCHEMA_VERSION.partition('.')[0]}.x",
+        f"schema_version: {shown} is not supported, expected {SCHEMA_VERSION.partition('.')[0]}.x",
     )
 
 

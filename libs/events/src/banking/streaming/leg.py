@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import random
 import time
-from typing import TYPE_CHECKING, Annotated
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Protocol, runtime_checkable
 
 import structlog
 from pydantic import Field
 
 from banking.streaming.broker import Publisher, Subscription, SubscriptionOptions
 from banking.streaming.consumer import BatchConsumer, ConsumerOptions
-from banking.streaming.service import CHECK_SECONDS, TOPICS, keep_topics, run_service, wait_for_stop
-from banking.streaming.settings import ServiceSettings
-from banking.streaming.sink import SinkUnavailableError
+from banking.streaming.metrics import METRICS, StreamingMetrics
+from banking.streaming.service import CHECK_SECONDS, TOPICS, drain_limit, keep_topics, run_service, wait_for_stop
+from banking.streaming.settings import TombstoneSettings
+from banking.streaming.sink import SinkError, SinkUnavailableError
 from banking.streaming.topics import ENTITY_TOPICS, LEG_SUBSCRIPTIONS, RETRY_TOPICS
 
 if TYPE_CHECKING:
@@ -34,7 +38,7 @@ STORE = "store"
 _REOPEN_AFTER_SECONDS = 30.0
 
 
-class LegSettings(ServiceSettings):
+class LegSettings(TombstoneSettings):
     """What both consumer services read from their environment."""
 
     batch_max_events: int = Field(500, ge=1, le=10_000)
@@ -59,6 +63,8 @@ class LegSettings(ServiceSettings):
     """The number of rejections without a success between at which the leg stops."""
     drain_seconds: float = Field(20, gt=0)
     """How long batches in flight may take to finish after SIGTERM."""
+    tombstone_purge_interval_seconds: float = Field(3600, gt=0)
+    """How often tombstones that were kept for long enough are removed."""
 
     def consumer_options(self) -> ConsumerOptions:
         """The settings of the batch loop."""
@@ -100,6 +106,25 @@ class PulsarDeadLetterWriter:
         await self._publisher.publish_all([letter.to_dead_letter_message() for letter in letters])
 
 
+@runtime_checkable
+class TombstonePurger(Protocol):
+    """What a sink offers beside `Sink` when its store keeps tombstones."""
+
+    async def purge_tombstones(self, before: datetime) -> int:
+        """Remove the tombstones that were written before a moment and that nothing points to; how many those were.
+
+        Writes go on meanwhile, and other replicas may do the same: no write may be lost, and a tombstone counts where
+        it was removed. What one call leaves, the next one finds. It may be called before `open` has succeeded, and
+        it is cancelled when the service stops.
+
+        Args:
+            before: In UTC.
+
+        Raises:
+            SinkError: It was cut short; what is removed is removed.
+        """
+
+
 def run_leg(name: str, settings: LegSettings, make_sink: Callable[[], Sink]) -> None:
     """Run a consumer service until it is told to stop."""
 
@@ -139,6 +164,8 @@ async def consume(service: Service, settings: LegSettings, sink: Sink) -> None:
                 tasks.create_task(watch_broker(service, subscriptions)),
                 tasks.create_task(_watch_store(service, sink)),
             ]
+            if isinstance(sink, TombstonePurger):
+                watches.append(tasks.create_task(keep_purging(sink, leg, settings, stop)))
             await consumer.run(stop)
             for watch in watches:
                 watch.cancel()
@@ -178,3 +205,35 @@ async def _watch_store(service: Service, sink: Sink) -> None:
         else:
             service.health.clear(STORE)
         await wait_for_stop(service.stop, CHECK_SECONDS)
+
+
+async def keep_purging(
+    purger: TombstonePurger,
+    leg: Leg,
+    settings: LegSettings,
+    stop: asyncio.Event,
+    *,
+    metrics: StreamingMetrics = METRICS,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> None:
+    """Purge at every interval until `stop` is set, which also ends a purge that is under way.
+
+    The first time is at a random moment of the first interval: replicas that start together do not purge together, and
+    a service that is restarted often purges all the same.
+    """
+    interval = settings.tombstone_purge_interval_seconds
+    with contextlib.suppress(TimeoutError):
+        async with drain_limit(stop, 0):
+            await wait_for_stop(stop, interval * random.random())  # noqa: S311 - jitter, no secret
+            while not stop.is_set():
+                try:
+                    purged = await purger.purge_tombstones(now() - settings.tombstone_retention)
+                except SinkError as error:
+                    metrics.tombstone_purges_failed.labels(leg.value).inc()
+                    log.warning(
+                        "purging tombstones failed; the next purge tries again", leg=leg.value, error=str(error)
+                    )
+                else:
+                    metrics.tombstones_purged.labels(leg.value).inc(purged)
+                    log.info("tombstones purged", leg=leg.value, number=purged)
+                await wait_for_stop(stop, interval)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 from prometheus_client import (
     REGISTRY,
@@ -14,11 +16,34 @@ from prometheus_client import (
     generate_latest,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
 # They would be a second series for each counter and histogram, that nobody looks at.
 disable_created_metrics()  # type: ignore[no-untyped-call] # the client declares no types for it
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_BYTES = tuple(1024 * 4**power for power in range(8))  # 1 KiB to 16 MiB
 _EVENTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+
+LONGEST_SECONDS = _SECONDS[-1]
+"""What a histogram of seconds tells apart at most: a quantile is never above it."""
+
+MAX_SOURCES = 100
+"""How many sources are told apart in metrics."""
+
+OTHER_SOURCES = "other"
+"""The label of the rest."""
+
+
+class PauseReason(StrEnum):
+    """What a leg, or the dead letters' worker, waits for. The list is fixed: it is a metric's label."""
+
+    STORE_AWAY = "store_away"  # it does not answer, or takes no writes at all
+    STORE_BUSY = "store_busy"  # it asks for the same events again, later
+    BROKER = "broker"  # it does not store dead letters or retries, or hand out letters
+    ARCHIVE = "archive"
+    REJECTION_LIMIT = "rejection_limit"  # somebody who mends the cause and restarts the service
 
 
 class StreamingMetrics:
@@ -32,7 +57,8 @@ class StreamingMetrics:
         self.registry = registry
         self.events_published = Counter(
             "streaming_events_published_total",
-            "Events that the broker has stored",
+            "Events that the broker has stored; "
+            f"the first {MAX_SOURCES} sources that a process sees are told apart, the rest are `{OTHER_SOURCES}`",
             ("entity_type", "source"),
             registry=registry,
         )
@@ -44,7 +70,7 @@ class StreamingMetrics:
         )
         self.publish_latency = Histogram(
             "streaming_publish_latency_seconds",
-            "From handing an event over to the broker's receipt",
+            "From handing an event over to the broker's receipt; of receipts that come together, the longest",
             ("entity_type",),
             buckets=_SECONDS,
             registry=registry,
@@ -63,20 +89,45 @@ class StreamingMetrics:
         )
         self.dlq_messages = Counter(
             "streaming_dlq_messages_total",
-            "Dead letters, by the reason of the rejection",
+            "Dead letters that a leg stored, by the reason of the rejection; one whose retry fails counts again",
             ("entity_type", "failure_reason"),
+            registry=registry,
+        )
+        self.dlq_scheduled = Counter(
+            "streaming_dlq_scheduled_total",
+            "Dead letters stored in their leg's retry topic, by the number of the retry",
+            ("consumer_type", "attempt"),
+            registry=registry,
+        )
+        self.dlq_repeats = Counter(
+            "streaming_dlq_repeats_total",
+            "Dead letters that came again after their retry was stored, and were not stored twice",
+            ("consumer_type",),
             registry=registry,
         )
         self.dlq_retries = Counter(
             "streaming_dlq_retries_total",
-            "Dead letters handed to their leg's retry topic, by attempt",
-            ("consumer_type", "attempt"),
+            "Retries that a leg settled, by result: applied, stale or rejected",
+            ("consumer_type", "result"),
             registry=registry,
         )
         self.dlq_archived = Counter(
             "streaming_dlq_archived_total",
             "Dead letters written to the archive",
             ("consumer_type", "failure_reason"),
+            registry=registry,
+        )
+        self.dlq_waiting = Gauge(
+            "streaming_dlq_waiting",
+            "Dead letters on their way, as the broker holds them, by the retry that they wait for, or `archive`; "
+            "every replica tells of all",
+            ("consumer_type", "attempt"),
+            registry=registry,
+        )
+        self.dlq_oldest = Gauge(
+            "streaming_dlq_oldest_seconds",
+            "Since the first failure of the oldest dead letter on its way; 0 where there is none",
+            ("consumer_type",),
             registry=registry,
         )
         self.event_to_store = Histogram(
@@ -91,6 +142,13 @@ class StreamingMetrics:
             "Events in a received batch",
             ("consumer_type",),
             buckets=_EVENTS,
+            registry=registry,
+        )
+        self.batch_bytes = Histogram(
+            "streaming_batch_bytes",
+            "Bytes in a received batch",
+            ("consumer_type",),
+            buckets=_BYTES,
             registry=registry,
         )
         self.store_write = Histogram(
@@ -114,7 +172,38 @@ class StreamingMetrics:
         )
         self.paused = Gauge(
             "streaming_paused",
-            "1 while the leg waits for its store or has stopped at the rejection limit",
+            "1 while a leg waits for its store or has stopped at the rejection limit, and for the consumer type `dlq` "
+            "while the dead letters' worker waits for its archive or for the broker",
+            ("consumer_type",),
+            registry=registry,
+        )
+        self.paused_reason = Gauge(
+            "streaming_paused_reason",
+            "1 for what is waited for, 0 for what is not: " + ", ".join(f"`{reason}`" for reason in PauseReason),
+            ("consumer_type", "reason"),
+            registry=registry,
+        )
+        self.ready = Gauge(
+            "streaming_ready",
+            "1 while `/health/ready` of the service says that nothing is missing",
+            ("service",),
+            registry=registry,
+        )
+        self.missing = Gauge(
+            "streaming_missing",
+            "1 for each thing that `/health/ready` names as missing",
+            ("service", "dependency"),
+            registry=registry,
+        )
+        self.tombstones_purged = Counter(
+            "streaming_tombstones_purged_total",
+            "Tombstones that a leg removed from its store for good",
+            ("consumer_type",),
+            registry=registry,
+        )
+        self.tombstone_purges_failed = Counter(
+            "streaming_tombstone_purges_failed_total",
+            "Purges of tombstones that failed; the next one tries again",
             ("consumer_type",),
             registry=registry,
         )
@@ -122,6 +211,28 @@ class StreamingMetrics:
             "streaming_build_info", "The version of the events library", ("version",), registry=registry
         )
         self.build_info.labels(_library_version()).set(1)
+        self._sources: set[str] = set()
+
+    def show_paused(self, consumer_type: str, reasons: Collection[PauseReason]) -> None:
+        """Say what is waited for; nothing where it is not paused."""
+        self.paused.labels(consumer_type).set(bool(reasons))
+        for reason in PauseReason:
+            self.paused_reason.labels(consumer_type, reason.value).set(reason in reasons)
+
+    def show_missing(self, service: str, names: Collection[str]) -> None:
+        """Say what a service lacks, by the names of its health report."""
+        self.ready.labels(service).set(not names)
+        self.missing.clear()
+        for name in names:
+            self.missing.labels(service, name).set(1)
+
+    def source_label(self, source: str) -> str:
+        """The label of an event's source. Callers choose sources freely, so only the first `MAX_SOURCES` have one."""
+        if source not in self._sources:
+            if len(self._sources) >= MAX_SOURCES:
+                return OTHER_SOURCES
+            self._sources.add(source)
+        return source
 
 
 def _library_version() -> str:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import Counter, deque
 from collections.abc import AsyncIterable
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
-import pulsar
 
 from banking.streaming.broker import (
+    BREATH_MESSAGES,
+    MAX_IN_FLIGHT,
     BrokerError,
     BrokerOptions,
     BrokerUnavailableError,
@@ -19,6 +22,7 @@ from banking.streaming.broker import (
     Publisher,
     PublishError,
     connect,
+    failure,
     open_producer,
     send,
 )
@@ -31,7 +35,15 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self
 
+    import pulsar
+
+    from banking.streaming.entities import EntityType
+
     Receipt = Callable[[PublishError | None], None]
+
+
+COUNT_SECONDS = 0.5
+"""How long receipts may lie uncounted while events are handed over."""
 
 MAX_FAILURES_KEPT = 1000
 """A report names that many failed events; all of them are counted."""
@@ -58,6 +70,13 @@ class PublishReport(msgspec.Struct):
     failed: int = 0
     failures: list[PublishFailure] = msgspec.field(default_factory=list)
 
+    def note(self, event: EntityEvent, error: Exception | None) -> None:
+        """Count one event by its receipt."""
+        if error is None:
+            self.published += 1
+        else:
+            self.add_failure(event, error)
+
     def add_failure(self, event: EntityEvent, error: Exception) -> None:
         """Count one failed event and keep its name while there is room."""
         self.failed += 1
@@ -70,11 +89,13 @@ class FlushTimeoutError(BrokerError):
 
     Attributes:
         unsettled: How many events have neither been stored nor failed.
+        report: What became of the others, where it was `send_many` that waited.
     """
 
     def __init__(self, unsettled: int, timeout_seconds: float) -> None:
         super().__init__(f"{unsettled} events are unsettled after {timeout_seconds:g} s")
         self.unsettled = unsettled
+        self.report: PublishReport | None = None
 
 
 class EventsNotPublishedError(BrokerError):
@@ -124,11 +145,12 @@ class AsyncEntityProducer:
         pulsar_url: str = "pulsar://localhost:6650",
         *,
         broker: BrokerOptions | None = None,
-        max_in_flight: int = 20_000,
+        max_in_flight: int = MAX_IN_FLIGHT,
         metrics: StreamingMetrics = METRICS,
     ) -> None:
         self._publisher = Publisher(broker or BrokerOptions(pulsar_url), max_in_flight=max_in_flight)
-        self._metrics = metrics
+        self._tally = _Tally(metrics)
+        self._tally_due = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -163,14 +185,14 @@ class AsyncEntityProducer:
             BrokerUnavailableError: The broker is away; the event was not sent.
             PublishError: The broker did not confirm the event; it may or may not be stored.
         """
-        message = _message(event, self._metrics)
+        message = self._encode(event)
         started = time.perf_counter()
         try:
             await self._publisher.publish(message)
         except BrokerError as error:
-            _count_failure(self._metrics, event, error)
+            self._settle(event, started, error)
             raise
-        _count_success(self._metrics, event, time.perf_counter() - started)
+        self._settle(event, started, None)
 
     async def send_many(self, events: Iterable[EntityEvent] | AsyncIterable[EntityEvent]) -> PublishReport:
         """Publish any number of events, in order and in constant memory, and wait for their receipts.
@@ -184,10 +206,14 @@ class AsyncEntityProducer:
         report = PublishReport()
         if isinstance(events, AsyncIterable):
             async for event in events:
-                await self._submit(event, report)
+                if not self._try_submit(event, report):
+                    await self._submit(event, report)
         else:
-            for event in events:
-                await self._submit(event, report)
+            for number, event in enumerate(events, 1):
+                if not self._try_submit(event, report):
+                    await self._submit(event, report)
+                if number % BREATH_MESSAGES == 0:
+                    await asyncio.sleep(0)
         await self._publisher.flush()
         return report
 
@@ -202,20 +228,17 @@ class AsyncEntityProducer:
             InvalidEventError: The event breaks the contract; it names the field. `receipt` is not called.
             BrokerUnavailableError: The broker is away; the event was not sent. `receipt` is not called.
         """
-        message = _message(event, self._metrics)
+        message = self._encode(event)
         started = time.perf_counter()
 
         def settle(error: PublishError | None) -> None:
-            if error is None:
-                _count_success(self._metrics, event, time.perf_counter() - started)
-            else:
-                _count_failure(self._metrics, event, error)
+            self._settle(event, started, error)
             receipt(error)
 
         try:
             await self._publisher.submit(message, settle)
         except BrokerUnavailableError as error:
-            _count_failure(self._metrics, event, error)
+            self._settle(event, started, error)
             raise
 
     async def flush(self, timeout_seconds: float = 30.0) -> None:
@@ -235,17 +258,39 @@ class AsyncEntityProducer:
         await self._publisher.flush()
         await self._publisher.close()
 
-    async def _submit(self, event: EntityEvent, report: PublishReport) -> None:
-        def receipt(error: PublishError | None) -> None:
-            if error is None:
-                report.published += 1
-            else:
-                report.add_failure(event, error)
-
+    def _try_submit(self, event: EntityEvent, report: PublishReport) -> bool:
+        """Hand one event over if that takes no waiting; one that breaks the contract is done with as well."""
         try:
-            await self.submit(event, receipt)
+            message = self._encode(event)
         except InvalidEventError as error:
             report.add_failure(event, error)
+            return True
+        return self._publisher.try_submit(message, partial(self._note, event, report, time.perf_counter()))
+
+    async def _submit(self, event: EntityEvent, report: PublishReport) -> None:
+        await self.submit(event, partial(report.note, event))
+
+    def _note(self, event: EntityEvent, report: PublishReport, started: float, error: PublishError | None) -> None:
+        self._settle(event, started, error)
+        report.note(event, error)
+
+    def _encode(self, event: EntityEvent) -> Outgoing:
+        try:
+            return _message(event)
+        except InvalidEventError as error:
+            self._settle(event, 0.0, error)
+            raise
+
+    def _settle(self, event: EntityEvent, started: float, error: Exception | None) -> None:
+        """Note one event; what receipts that came together have noted is counted after the last of them."""
+        self._tally.note(event, started, error)
+        if not self._tally_due:
+            self._tally_due = True
+            asyncio.get_running_loop().call_soon(self._count)
+
+    def _count(self) -> None:
+        self._tally_due = False
+        self._tally.count()
 
 
 class EntityProducer:
@@ -265,17 +310,24 @@ class EntityProducer:
         pulsar_url: str = "pulsar://localhost:6650",
         *,
         broker: BrokerOptions | None = None,
-        max_in_flight: int = 20_000,
+        max_in_flight: int = MAX_IN_FLIGHT,
         metrics: StreamingMetrics = METRICS,
     ) -> None:
         self._broker = broker or BrokerOptions(pulsar_url)
         self._max_in_flight = max_in_flight
-        self._metrics = metrics
+        self._tally = _Tally(metrics)
         self._client: pulsar.Client | None = connect(self._broker)
         self._producers: dict[str, pulsar.Producer] = {}
-        self._changed = threading.Condition()
-        self._in_flight = 0
         self._report = PublishReport()
+        self._in_flight = 0
+        self._full = False
+        self._waiting = 0
+        self._taken = 0.0
+        # Its own lock: while the client opens a producer, the client's thread must be able to notify.
+        self._opening = threading.Lock()
+        self._lock = threading.Lock()  # guards all but the client and its producers
+        self._settled = threading.Condition(self._lock)
+        self._receipts: deque[tuple[EntityEvent, PublishReport, float, Any]] = deque()
 
     def __enter__(self) -> Self:
         return self
@@ -306,9 +358,12 @@ class EntityProducer:
             try:
                 self._submit(event, report)
             except InvalidEventError as error:
-                with self._changed:
-                    report.add_failure(event, error)
-        self._wait(self._broker.send_timeout_seconds + 10.0)
+                report.add_failure(event, error)
+        try:
+            self._wait(self._broker.send_timeout_seconds + 10.0)
+        except FlushTimeoutError as error:
+            error.report = report
+            raise
         return report
 
     def flush(self, timeout_seconds: float = 30.0) -> None:
@@ -319,7 +374,7 @@ class EntityProducer:
             EventsNotPublishedError: Some were not confirmed; it names them.
         """
         self._wait(timeout_seconds)
-        with self._changed:
+        with self._lock:
             report, self._report = self._report, PublishReport()
         if report.failed:
             raise EventsNotPublishedError(report)
@@ -340,44 +395,75 @@ class EntityProducer:
             client.close()
 
     def _wait(self, timeout_seconds: float) -> None:
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._in_flight == 0, timeout_seconds):
-                raise FlushTimeoutError(self._in_flight, timeout_seconds)
+        """Take receipts until no event is without one."""
+        deadline = time.monotonic() + timeout_seconds
+        with self._settled:
+            self._waiting += 1  # before looking: a receipt that comes after it notifies
+            try:
+                while True:
+                    while self._receipts:
+                        self._take_receipts()
+                    if self._in_flight == 0:
+                        return
+                    if not self._settled.wait(deadline - time.monotonic()) and not self._receipts:
+                        raise FlushTimeoutError(self._in_flight, timeout_seconds)
+            finally:
+                self._waiting -= 1
+
+    def _take_receipts(self) -> None:
+        """Settle what has come; with the lock held. Receipts of one moment cost one look at the metrics."""
+        receipts = self._receipts
+        for _ in range(len(receipts)):
+            event, report, started, result = receipts.popleft()
+            self._in_flight -= 1
+            error = failure(result)
+            self._tally.note(event, started, error)
+            report.note(event, error)
+        self._tally.count()
+        self._taken = time.perf_counter()
+        if self._in_flight == 0:
+            self._full = False
 
     def _submit(self, event: EntityEvent, report: PublishReport) -> None:
-        message = _message(event, self._metrics)
         try:
-            producer = self._producer(message.topic)
-        except BrokerUnavailableError as error:
-            _count_failure(self._metrics, event, error)
+            message = _message(event)
+            producer = self._producers.get(message.topic) or self._open(message.topic)
+        except (InvalidEventError, BrokerUnavailableError) as error:
+            with self._lock:
+                self._tally.note(event, 0.0, error)
+                self._tally.count()
             raise
-        with self._changed:
-            self._changed.wait_for(lambda: self._in_flight < self._max_in_flight)
-            self._in_flight += 1
-        started = time.perf_counter()
+        while True:
+            started = time.perf_counter()
+            with self._lock:
+                if started - self._taken > COUNT_SECONDS:
+                    self._take_receipts()
+                self._full = self._full or self._in_flight >= self._max_in_flight
+                if not self._full:
+                    self._in_flight += 1
+                    break
+            # The client gives every event a receipt in time, so this ends.
+            self._wait(self._broker.send_timeout_seconds + 10.0)
+        send(producer, message, partial(self._on_client_thread, event, report, started))
 
-        def on_client_thread(result: Any, _message_id: Any) -> None:
-            with self._changed:
-                self._in_flight -= 1
-                if result == pulsar.Result.Ok:
-                    report.published += 1
-                    _count_success(self._metrics, event, time.perf_counter() - started)
-                else:
-                    error = PublishError(f"not confirmed by the broker: {result}")
-                    report.add_failure(event, error)
-                    _count_failure(self._metrics, event, error)
-                self._changed.notify_all()
+    def _on_client_thread(
+        self, event: EntityEvent, report: PublishReport, started: float, result: Any, _message_id: Any
+    ) -> None:
+        self._receipts.append((event, report, started, result))
+        # A waiter has counted itself and emptied the queue before it waits: the last receipt sees both as they are.
+        if self._waiting and len(self._receipts) >= self._in_flight:
+            with self._settled:
+                self._settled.notify_all()
 
-        send(producer, message, on_client_thread)
-
-    def _producer(self, topic: str) -> pulsar.Producer:
-        producer = self._producers.get(topic)
-        if producer is None:
-            if self._client is None:
-                raise BrokerUnavailableError("the producer is closed")
-            producer = open_producer(self._client, self._broker, topic, self._max_in_flight + 1)
-            self._producers[topic] = producer
-        return producer
+    def _open(self, topic: str) -> pulsar.Producer:
+        with self._opening:
+            producer = self._producers.get(topic)
+            if producer is None:
+                if self._client is None:
+                    raise BrokerUnavailableError("the producer is closed")
+                producer = open_producer(self._client, self._broker, topic, self._max_in_flight + 1)
+                self._producers[topic] = producer
+            return producer
 
 
 class MockEntityProducer:
@@ -433,19 +519,46 @@ def get_producer(
     return MockEntityProducer() if use_mock else EntityProducer(pulsar_url, **options)
 
 
-def _message(event: EntityEvent, metrics: StreamingMetrics) -> Outgoing:
-    try:
-        data = encode_event(event)
-    except InvalidEventError as error:
-        _count_failure(metrics, event, error)
-        raise
-    return Outgoing(ENTITY_TOPICS[event.entity_type], data, event.entity_id)
+class _Tally:
+    """What became of events since it was last counted. Looking a metric up costs more than what it stands for."""
+
+    def __init__(self, metrics: StreamingMetrics) -> None:
+        self._metrics = metrics
+        self._stored: Counter[tuple[EntityType, str]] = Counter()
+        self._failed: Counter[tuple[EntityType, str]] = Counter()
+        self._oldest: dict[EntityType, float] = {}
+        # They begin at 0: of a counter that begins at its first increase, Prometheus does not see that one.
+        for entity_type in ENTITY_TOPICS:
+            metrics.publish_latency.labels(entity_type.value)
+            for error in (BrokerUnavailableError, PublishError):
+                metrics.events_publish_failed.labels(entity_type.value, error.__name__)
+
+    def note(self, event: EntityEvent, started: float, error: Exception | None) -> None:
+        """Note one event that was handed over at `started`, as `time.perf_counter` has it."""
+        entity_type = event.entity_type
+        if error is not None:
+            self._failed[entity_type, type(error).__name__] += 1
+            return
+        self._stored[entity_type, event.source] += 1
+        if entity_type not in self._oldest:
+            self._oldest[entity_type] = started
+
+    def count(self) -> None:
+        """Bring what was noted into the metrics."""
+        metrics = self._metrics
+        if self._stored:
+            now = time.perf_counter()
+            for (entity_type, source), number in self._stored.items():
+                metrics.events_published.labels(entity_type.value, metrics.source_label(source)).inc(number)
+            for entity_type, started in self._oldest.items():
+                metrics.publish_latency.labels(entity_type.value).observe(now - started)
+            self._stored.clear()
+            self._oldest.clear()
+        if self._failed:
+            for (named, error_type), number in self._failed.items():
+                metrics.events_publish_failed.labels(str(named), error_type).inc(number)
+            self._failed.clear()
 
 
-def _count_success(metrics: StreamingMetrics, event: EntityEvent, seconds: float) -> None:
-    metrics.events_published.labels(event.entity_type.value, event.source).inc()
-    metrics.publish_latency.labels(event.entity_type.value).observe(seconds)
-
-
-def _count_failure(metrics: StreamingMetrics, event: EntityEvent, error: Exception) -> None:
-    metrics.events_publish_failed.labels(event.entity_type, type(error).__name__).inc()
+def _message(event: EntityEvent) -> Outgoing:
+    return Outgoing(ENTITY_TOPICS[event.entity_type], encode_event(event), event.entity_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import random
 import signal
@@ -16,7 +17,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from banking.streaming.health import Health
-from banking.streaming.metrics import get_metrics_output
+from banking.streaming.metrics import METRICS, get_metrics_output
 from banking.streaming.sink import IncompatibleStoreError
 from banking.streaming.topics import ProvisioningError
 
@@ -67,7 +68,8 @@ class Service:
 
     async def start_http(self) -> None:
         """Serve health, metrics and the service's own routes."""
-        self._runner = web.AppRunner(self.http, access_log=None, shutdown_timeout=20.0)
+        # Who takes bodies unpacks them: aiohttp would answer an encoding that it does not know by itself.
+        self._runner = web.AppRunner(self.http, access_log=None, shutdown_timeout=20.0, auto_decompress=False)
         await self._runner.setup()
         await web.TCPSite(self._runner, self.settings.http_host, self.settings.http_port).start()
         log.info("listening", addresses=[str(address) for address in self._runner.addresses])
@@ -87,6 +89,7 @@ class Service:
         return web.json_response({"status": "ready", "service": self.name})
 
     async def _metrics(self, _request: web.Request) -> web.Response:
+        METRICS.show_missing(self.name, self.health.problems)
         return web.Response(body=get_metrics_output().encode(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
@@ -102,6 +105,8 @@ def run_service(name: str, settings: ServiceSettings, main: Callable[[Service], 
         SystemExit: Always, with one of the exit statuses above.
     """
     configure_logging(settings.log_level, name)
+    # What was imported stays. A full collection that looks at it holds the event loop for 50 ms, otherwise for 1 ms.
+    gc.freeze()
     raise SystemExit(uvloop.run(_run(name, settings, main)))
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from banking.streaming.broker import Delivery
 from banking.streaming.events import EventType
+from banking.streaming.repairs import RepairEvent
 from banking.streaming.sink import APPLIED, STALE, Leg, Outcome, SinkUnavailableError
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class InMemorySink:
             raise SinkUnavailableError(self.away)
 
     async def write(self, events: Sequence[EntityEvent]) -> Sequence[Outcome]:
-        """Store what is newer than what is there."""
+        """Store what is newer than what is there, and a repair also where it is as new."""
         await self.check()
         self.writes.append(list(events))
         outcomes: list[Outcome] = []
@@ -56,7 +57,8 @@ class InMemorySink:
             outcome = self.judge(event)
             if outcome is None:
                 held = self.stored.get(event.key)
-                outcome = STALE if held is not None and held.version >= event.version else APPLIED
+                oldest = event.version + isinstance(event, RepairEvent)
+                outcome = STALE if held is not None and held.version >= oldest else APPLIED
                 if outcome is APPLIED:
                     self.stored[event.key] = event
             outcomes.append(outcome)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ssl
 import zlib
 from dataclasses import dataclass
+from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from banking.streaming.sink import Leg
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
     from types import TracebackType
 
 NAMESPACE = "public/banking"
@@ -22,6 +25,9 @@ ORDERING_BUCKETS = 64
 
 DLQ_TOPIC = "dlq-events"
 DLQ_SUBSCRIPTION = "dlq-worker"
+
+REQUESTS_TOPIC = "producer-requests"
+"""The producer's log of requests with an `Idempotency-Key`; it is read from a time on, without a subscription."""
 
 ENTITY_TOPICS: Mapping[EntityType, str] = MappingProxyType(
     {entity_type: f"{model.plural}-events" for entity_type, model in ENTITY_MODELS.items()}
@@ -34,6 +40,7 @@ TOPIC_SUBSCRIPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         **{topic: tuple(LEG_SUBSCRIPTIONS.values()) for topic in ENTITY_TOPICS.values()},
         DLQ_TOPIC: (DLQ_SUBSCRIPTION,),
         **{RETRY_TOPICS[leg]: (LEG_SUBSCRIPTIONS[leg],) for leg in Leg},
+        REQUESTS_TOPIC: (),
     }
 )
 """Every topic with the subscriptions that must exist before its first message: a topic without one retains nothing."""
@@ -52,6 +59,13 @@ def short_name(full: str) -> str:
 def ordering_key(partition_key: str) -> str:
     """The bucket that keeps an entity's messages together while a batch still holds many entities."""
     return str(zlib.crc32(partition_key.encode()) % ORDERING_BUCKETS)
+
+
+class Right(StrEnum):
+    """What a role may do with a topic, in Pulsar's words."""
+
+    PRODUCE = "produce"
+    CONSUME = "consume"
 
 
 class ProvisioningError(Exception):
@@ -95,6 +109,23 @@ class NamespacePolicies:
         }
 
 
+def admin_session(
+    token: str | None, tls_trust_certs_file: Path | None, timeout_seconds: float
+) -> aiohttp.ClientSession:
+    """A session for Pulsar's admin API; certificates are always verified.
+
+    Args:
+        token: Where authentication is on.
+        tls_trust_certs_file: CA certificates for an `https` address; None trusts the system's own.
+        timeout_seconds: The limit of each request.
+    """
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=tls_trust_certs_file)),
+        headers={"Authorization": f"Bearer {token}"} if token else {},
+        timeout=aiohttp.ClientTimeout(total=timeout_seconds),
+    )
+
+
 class TopicProvisioner:
     """Makes namespace, topics and subscriptions through Pulsar's admin API; idempotent, safe to run in many services.
 
@@ -103,6 +134,7 @@ class TopicProvisioner:
         partitions: Partitions of each entity topic; 0 makes topics that are not partitioned.
         policies: What the namespace is made with.
         token: A token for the admin API where authentication is on.
+        tls_trust_certs_file: CA certificates for an `https` address; None trusts the system's own.
         timeout_seconds: The limit of each request.
     """
 
@@ -113,13 +145,15 @@ class TopicProvisioner:
         partitions: int = 0,
         policies: NamespacePolicies | None = None,
         token: str | None = None,
+        tls_trust_certs_file: Path | None = None,
         timeout_seconds: float = 10.0,
     ) -> None:
         self._base = f"{admin_url.rstrip('/')}/admin/v2"
         self._partitions = partitions
         self._policies = policies or NamespacePolicies()
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
+        self._token = token
+        self._tls_trust_certs_file = tls_trust_certs_file
+        self._timeout_seconds = timeout_seconds
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> TopicProvisioner:
@@ -155,6 +189,36 @@ class TopicProvisioner:
                 if subscription not in held:
                     made |= await self._create_subscription(topic, subscription)
         return made
+
+    async def grant(self, rights: Mapping[str, Mapping[str, frozenset[Right]]]) -> None:
+        """Give each role these rights, and take from these roles what they have beyond them.
+
+        Args:
+            rights: By role and by topic; the topics exist.
+
+        Raises:
+            ProvisioningError: The admin API is away or refused; the message says which request.
+        """
+        # A role may read by subscriptions only whose names begin with its own.
+        await self._expect_no_content("POST", f"/namespaces/{NAMESPACE}/subscriptionAuthMode", "Prefix")
+        for topic in TOPIC_SUBSCRIPTIONS:
+            path = f"/persistent/{NAMESPACE}/{topic}/permissions"
+            status, held = await self._request("GET", path, None)
+            if status != 200 or not isinstance(held, dict):
+                raise ProvisioningError(f"GET {path}: {status} {held}")
+            for role, by_topic in rights.items():
+                wanted = by_topic.get(topic, frozenset())
+                if set(held.get(role, ())) == wanted:
+                    continue
+                if wanted:
+                    await self._expect_no_content("POST", f"{path}/{role}", sorted(wanted))
+                else:
+                    await self._expect_no_content("DELETE", f"{path}/{role}", None)
+
+    async def _expect_no_content(self, method: str, path: str, body: object) -> None:
+        status, answer = await self._request(method, path, body)
+        if status != 204:
+            raise ProvisioningError(f"{method} {path}: {status} {answer}")
 
     async def _present_topics(self) -> set[str] | None:
         """The topics that exist, None where the namespace does not."""
@@ -199,7 +263,7 @@ class TopicProvisioner:
 
     async def _request(self, method: str, path: str, body: object) -> tuple[int, Any]:
         if self._session is None:
-            self._session = aiohttp.ClientSession(headers=self._headers, timeout=self._timeout)
+            self._session = admin_session(self._token, self._tls_trust_certs_file, self._timeout_seconds)
         # A PUT without a body still needs the JSON content type, or the broker answers 415.
         options: dict[str, Any] = {"headers": {"Content-Type": "application/json"}} if body is None else {"json": body}
         try:

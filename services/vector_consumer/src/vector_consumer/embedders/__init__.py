@@ -1,0 +1,1 @@
+"""The embedders that can be chosen: one module each, imported only where it is."""

@@ -1,0 +1,1 @@
+"""Audits a running fleet: what was published, against what each store holds of it."""
