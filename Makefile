@@ -39,6 +39,7 @@ test-faults: setup ## kill, freeze and cut off the fleet at random and check eve
 
 bench: setup ## measure the whole fleet end to end, on a stack of its own: EVENTS=40000 ROUNDS=3
 	@.venv/bin/python benchmarks/end_to_end.py $(if $(EVENTS),--events '$(EVENTS)') $(if $(ROUNDS),--rounds '$(ROUNDS)')
+	@.venv/bin/python benchmarks/plot.py
 
 docs: setup ## build the documents as a site, into .state/site
 	@.venv/bin/mkdocs build --quiet
