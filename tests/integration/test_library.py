@@ -83,6 +83,17 @@ async def test_a_generated_bank_is_in_both_stores(run, tmp_path, graph, vector):
         assert comparison.equal.total() == 920
 
 
+def test_what_is_published_in_a_span_carries_its_trace(run):
+    report = """
+from banking.streaming.producer import _message
+from banking.streaming.tracing import TRACEPARENT, traceparent_of
+with trace.get_tracer("my-app").start_as_current_span("again") as span:
+    carried = traceparent_of(_message(create_person_event("person-124", "Jane Doe")).properties)
+    print(carried.split("-")[1] == f"{span.get_span_context().trace_id:032x}")
+"""
+    assert run(snippet("start_tracing()") + report) == "True\n"
+
+
 def test_metrics_are_text_for_prometheus(run):
     published = "from banking.streaming import MockEntityProducer\n"
     text = run(published + snippet("get_metrics_output"))

@@ -37,6 +37,10 @@ TOPIC_PARTITIONS: {{ $values.pulsar.topicPartitions | int | quote }}
 HTTP_PORT: {{ .port | int | quote }}
 # Where rights count the services may not; the provisioner does it.
 PROVISION_TOPICS: {{ not $values.pulsar.secured | quote }}
+{{- with $values.tracing.endpoint }}
+TRACING_ENDPOINT: {{ . }}
+TRACING_SAMPLE_RATIO: {{ $values.tracing.sampleRatio | quote }}
+{{- end }}
 {{- end }}
 {{- if has "keys" .uses }}
 API_AUTHENTICATION: {{ $values.producer.authentication | quote }}

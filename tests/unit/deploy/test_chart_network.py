@@ -93,6 +93,13 @@ def test_further_ways_are_added(release):
     assert ways(policies["fleet-graph-consumer"]["spec"]["egress"], "to") == EGRESS["graph-consumer"]
 
 
+def test_a_collector_is_reached_by_the_services_where_it_is_named(release):
+    policies = release({"tracing": {"endpoint": "http://collector:4318/v1/traces"}}).of("NetworkPolicy")
+    for component, egress in EGRESS.items():
+        further = set() if component in {"audit", "provisioner"} else {("tracing", 4318, "TCP")}
+        assert ways(policies[f"fleet-{component}"]["spec"]["egress"], "to") == egress | further, component
+
+
 def test_prometheus_scrapes_by_annotation_or_by_its_operator(release):
     for component, port in {"producer": "8000", "dlq-worker": "8001"}.items():
         assert release({}).pods()[component]["metadata"]["annotations"] == {

@@ -52,6 +52,8 @@ OPENSEARCH = {
 }
 ARCHIVE = {"ARCHIVE_URL": "s3://banking-dead-letters/fleet"}
 SERVICE = {"HTTP_PORT": "8001", "PROVISION_TOPICS": "false"}
+TRACING = ("TRACING_ENDPOINT", "TRACING_SAMPLE_RATIO")
+SERVICES = {"producer", "graph-consumer", "vector-consumer", "dlq-worker"}
 BY_DEFAULT = {
     "producer": PULSAR
     | SERVICE
@@ -148,6 +150,14 @@ def test_settings_are_for_all_or_for_one(release):
     assert "EMBEDDER" not in audit  # its image has no model
 
 
+def test_services_are_traced_where_a_collector_is_named(release):
+    traced = release({"tracing": {"endpoint": "http://collector:4318/v1/traces", "sampleRatio": 0.05}})
+    for component in traced.pods():
+        found = {name: traced.environment(component).get(name) for name in TRACING}
+        expected = ("http://collector:4318/v1/traces", "0.05")
+        assert tuple(found.values()) == (expected if component in SERVICES else (None, None)), component
+
+
 def test_the_archive_with_keys(release):
     with_keys = release({"archive": {"optionsFile": "archive.json"}})
     for component in with_keys.pods():
@@ -197,8 +207,9 @@ def test_memory_limits_and_images_are_those_of_the_compose_files(release):
 def test_what_compose_sets_the_chart_sets_too(release):
     left_to_settings = {"LOG_LEVEL", *(fields(TombstoneSettings) - fields(ServiceSettings))}
     full, secure = compose(COMPOSE_FILE), compose(SECURE_FILE)
+    traced = release({"tracing": {"endpoint": "http://collector:4318/v1/traces"}})
     for component, service in COMPOSE_SERVICES.items():
         named = {name for file in (full, secure) for name in file.get(service, {}).get("environment", {})}
         if component == "audit":
-            named.remove("HTTP_PORT")  # it serves nothing
-        assert named - left_to_settings <= set(release({}).environment(component)), component
+            named -= {"HTTP_PORT", *TRACING}  # it serves nothing, and traces nothing
+        assert named - left_to_settings <= set(traced.environment(component)), component

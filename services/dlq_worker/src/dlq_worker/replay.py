@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from banking.streaming.archive import ArchivedLetter, Replay
 from banking.streaming.dead_letters import DeadLetter
 from banking.streaming.sink import Leg, RejectionReason
+from banking.streaming.tracing import traceparent_of
 from dlq_worker.inventory import Letter, Selection, State, find
 
 if TYPE_CHECKING:
@@ -184,4 +185,5 @@ def _dead_letter(archived: ArchivedLetter) -> DeadLetter:
         attempt=archived.attempt,
         first_failure=archived.first_failure,
         last_failure=archived.last_failure,
+        traceparent=traceparent_of(archived.properties),
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from banking.streaming import tracing
 from banking.streaming.broker import BrokerError
 from banking.streaming.events import encode_event
 from producer.answers import JsonAnswer, LineAnswer, wish_of
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterator
 
+    from aiohttp.typedefs import Handler
+
     from banking.streaming.broker import PublishError
     from banking.streaming.events import EntityEvent
     from banking.streaming.health import Health
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
     from producer.api_keys import ApiKeys
     from producer.idempotency import Attempt, RequestLog
     from producer.intake import ControlTotals, EventTarget
+
+EVENTS_PATH = "/v1/events"
 
 _CONFLICT_RETRY_SECONDS = 1
 
@@ -116,7 +121,7 @@ class EventsApi:
     def routes(self) -> list[web.RouteDef]:
         """The API's routes, its own description among them."""
         return [
-            web.post("/v1/events", self.post_events),
+            web.post(EVENTS_PATH, self.post_events),
             *documents(self._limits, source=self._terms.source, authentication=self._keys is not None),
         ]
 
@@ -202,10 +207,11 @@ class EventsApi:
     async def _publish(self, call: _Call, attempt: Attempt | None) -> web.StreamResponse:
         intake = Intake(self._target, call.answer.reject, call.answer.accept)
         try:
-            try:
-                await self._take(call, intake, attempt)
-            finally:
-                await intake.settle()
+            with tracing.publishing(intake.tally):
+                try:
+                    await self._take(call, intake, attempt)
+                finally:
+                    await intake.settle()
             totals = _outcome(intake)
             if attempt is not None:
                 totals = await self._finish(attempt, Finished(call.body.digest, totals, time.time_ns() // 1000))
@@ -254,6 +260,18 @@ class _Nowhere:
         """Count the event as stored, if it may be sent at all."""
         encode_event(event)
         receipt(None)
+
+
+@web.middleware
+async def trace_requests(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give a request that publishes a span, in its caller's trace where it has one."""
+    resource = request.match_info.route.resource
+    if tracing.active is None or resource is None or resource.canonical != EVENTS_PATH:
+        return await handler(request)
+    with tracing.active.request(request.method, EVENTS_PATH, request.headers) as answered:
+        response = await handler(request)
+        answered(response.status)
+        return response
 
 
 def _tell_nothing(_token: object, _event: EntityEvent) -> None:

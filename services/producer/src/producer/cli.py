@@ -21,12 +21,14 @@ from banking.streaming.broker import BrokerError
 from banking.streaming.printing import printable
 from banking.streaming.producer import AsyncEntityProducer
 from banking.streaming.settings import ServiceSettings, load_settings
+from banking.streaming.tracing import traced
 from producer.mapping import MappingError
 from producer.publishing import SEND_TIMEOUT_SECONDS, PublishReport, SourceFile, choose_format, publish_records
 from producer.settings import ProducerSettings
 from producer.totals import TotallingProducer
 
 if TYPE_CHECKING:
+    import contextlib
     from collections.abc import Callable
 
     from banking.streaming import StreamingStats
@@ -126,7 +128,8 @@ def publish(
     except (MappingError, OSError) as error:
         typer.echo(f"producer: {error}", err=True)
         raise typer.Exit(EXIT_UNUSABLE) from None
-    reports = asyncio.run(_publish(sources, _broker(pulsar_url), rejects_folder, max_rate))
+    with _traced():
+        reports = asyncio.run(_publish(sources, _broker(pulsar_url), rejects_folder, max_rate))
     _print_reports(reports)
     raise typer.Exit(_exit_status(reports))
 
@@ -161,7 +164,7 @@ def generate(
     problem: str | None = None
     exit_status = 0
     try:
-        with StreamingOrchestrator(config) as orchestrator:
+        with _traced(), StreamingOrchestrator(config) as orchestrator:
             producer = orchestrator.producer = TotallingProducer(broker)
             try:
                 orchestrator.generate_all()
@@ -223,6 +226,11 @@ def _broker(pulsar_url: str | None) -> BrokerOptions:
         send_timeout_seconds=SEND_TIMEOUT_SECONDS,
     )
     return dataclasses.replace(broker, url=pulsar_url) if pulsar_url else broker
+
+
+def _traced() -> contextlib.AbstractContextManager[None]:
+    settings = load_settings(ServiceSettings)
+    return traced("producer", settings.tracing_endpoint, settings.tracing_sample_ratio)
 
 
 def _progress() -> Progress:

@@ -128,6 +128,11 @@ class Intake:
         """The totals so far without the hash, which costs a little."""
         return self._totals
 
+    def tally(self) -> dict[str, int]:
+        """The counts by name, for a trace."""
+        totals = self._totals
+        return {"accepted": totals.accepted, "rejected": totals.rejected, "unconfirmed": totals.unconfirmed}
+
     async def publish(self, event: EntityEvent, token: object) -> None:
         """Hand one event over, waiting for room but not for its receipt.
 

@@ -13,6 +13,7 @@ import msgspec
 from banking.streaming.broker import BrokerOptions, BrokerUnavailableError
 from banking.streaming.events import InvalidEventError
 from banking.streaming.producer import AsyncEntityProducer
+from banking.streaming.tracing import publishing
 from producer.intake import ControlTotals, Intake, Rejection
 from producer.mapping import MappingError, RowMapping, find_mapping
 from producer.read_ahead import ReadAhead
@@ -234,25 +235,26 @@ async def publish_records(
     record: Record | None = None
     ahead = ReadAhead(file, lambda item: item.held_bytes)
     stopping = asyncio.create_task(_end_when(stop, ahead)) if stop is not None else None
-    try:
-        async for record in _one_by_one(ahead, stop):
-            if record.event is None:
-                intake.reject(record.error or InvalidEventError("event", "is none"), record)
-            else:
-                await pace.wait()
-                await intake.publish(record.event, record)
-            if on_progress is not None and intake.counts.read % _BREATH_RECORDS == 0:
-                on_progress(intake.counts)
-    except InputError as error:
-        ended = str(error)
-    except BrokerUnavailableError as error:
-        ended = f"from number {record.number if record else 1} on nothing was published: {error}"
-    finally:
-        if stopping is not None:
-            stopping.cancel()
-    if stop is not None and stop.is_set():
-        ended = f"stopped after number {record.number if record else 0}"
-    await intake.settle()
+    with publishing(intake.tally):
+        try:
+            async for record in _one_by_one(ahead, stop):
+                if record.event is None:
+                    intake.reject(record.error or InvalidEventError("event", "is none"), record)
+                else:
+                    await pace.wait()
+                    await intake.publish(record.event, record)
+                if on_progress is not None and intake.counts.read % _BREATH_RECORDS == 0:
+                    on_progress(intake.counts)
+        except InputError as error:
+            ended = str(error)
+        except BrokerUnavailableError as error:
+            ended = f"from number {record.number if record else 1} on nothing was published: {error}"
+        finally:
+            if stopping is not None:
+                stopping.cancel()
+        if stop is not None and stop.is_set():
+            ended = f"stopped after number {record.number if record else 0}"
+        await intake.settle()
     if on_progress is not None:
         on_progress(intake.counts)
     if rejects is not None:

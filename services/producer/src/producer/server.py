@@ -11,7 +11,7 @@ from banking.streaming.broker import BrokerUnavailableError
 from banking.streaming.leg import BROKER
 from banking.streaming.producer import AsyncEntityProducer
 from banking.streaming.service import TOPICS, keep_topics, run_service, wait_for_stop
-from producer.api import ApiLimits, EventsApi
+from producer.api import ApiLimits, EventsApi, trace_requests
 from producer.idempotency import RequestIndex
 from producer.problems import answer_problems
 from producer.request_log import PulsarRequestLog
@@ -65,7 +65,7 @@ async def serve(service: Service, settings: ProducerSettings) -> None:
     )
     if not settings.api_authentication:
         log.warning("API_AUTHENTICATION is false: everybody who reaches this port may publish")
-    service.http.middlewares.append(answer_problems)
+    service.http.middlewares.extend((trace_requests, answer_problems))
     service.http.add_routes(api.routes())
     await service.start_http()
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from banking.streaming.metrics import StreamingMetrics, get_metrics_output
     from banking.streaming.producer import AsyncEntityProducer, EntityProducer, MockEntityProducer, get_producer
     from banking.streaming.streaming_orchestrator import StreamingConfig, StreamingOrchestrator, StreamingStats
+    from banking.streaming.tracing import start_tracing
 
 _HOMES = {
     "dlq_handler": ("AsyncDLQHandler", "DLQHandler"),
@@ -63,6 +64,7 @@ _HOMES = {
     "metrics": ("StreamingMetrics", "get_metrics_output"),
     "producer": ("AsyncEntityProducer", "EntityProducer", "MockEntityProducer", "get_producer"),
     "streaming_orchestrator": ("StreamingConfig", "StreamingOrchestrator", "StreamingStats"),
+    "tracing": ("start_tracing",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -96,6 +98,7 @@ __all__ = [
     "get_metrics_output",
     "get_producer",
     "get_text_for_embedding",
+    "start_tracing",
 ]
 
 

@@ -31,6 +31,7 @@ from banking.streaming.sink import (
     rejected,
 )
 from banking.streaming.topics import RETRY_TOPICS
+from banking.streaming.tracing import BatchTrace, batch_trace, writing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -141,6 +142,7 @@ class _Batch:
     outcomes: Counter[tuple[EntityType, Status]] = field(default_factory=Counter)
     reasons: Counter[tuple[str, RejectionReason]] = field(default_factory=Counter)
     consumed: list[EntityEvent] = field(default_factory=list)
+    trace: BatchTrace | None = None
 
 
 class BatchConsumer:
@@ -242,10 +244,11 @@ class BatchConsumer:
     async def _settle(self, source: Source, deliveries: Sequence[Delivery]) -> None:
         """Take one batch from its bytes to its acknowledgement."""
         token = object()
+        trace = batch_trace(self._leg, deliveries)
         try:
             self._metrics.batch_events.labels(self._leg).observe(len(deliveries))
             self._metrics.batch_bytes.labels(self._leg).observe(sum(len(delivery.data) for delivery in deliveries))
-            batch = self._decode(deliveries)
+            batch = self._decode(deliveries, trace)
             await self._write_newest(batch, token)
             if not self._within_limit(batch):
                 # Batches that are kept so, unacknowledged, soon hold every slot: nothing more is received.
@@ -257,12 +260,14 @@ class BatchConsumer:
         except _Stopped:
             log.info("stopped with a batch unsettled; the broker will deliver it again", events=len(deliveries))
         finally:
+            if trace is not None:
+                trace.end()
             self._resume(token)
             self._metrics.in_flight.labels(self._leg).dec()
             self._slots.release()
 
-    def _decode(self, deliveries: Sequence[Delivery]) -> _Batch:
-        batch = _Batch(deliveries)
+    def _decode(self, deliveries: Sequence[Delivery], trace: BatchTrace | None) -> _Batch:
+        batch = _Batch(deliveries, trace=trace)
         entities: dict[tuple[EntityType, str], list[tuple[EntityEvent, Delivery]]] = {}
         now_microseconds = int(self._now() * 1_000_000)
         for delivery in deliveries:
@@ -287,7 +292,7 @@ class BatchConsumer:
         """Write each entity's newest event; where that one is rejected, the next older one in its place."""
         waiting = batch.entities
         while waiting:
-            outcomes = await self._write([events[0][0] for events in waiting], token)
+            outcomes = await self._write([events[0][0] for events in waiting], token, batch.trace)
             again: list[list[tuple[EntityEvent, Delivery]]] = []
             for events, outcome in zip(waiting, outcomes, strict=True):
                 event, delivery = events[0]
@@ -300,16 +305,20 @@ class BatchConsumer:
                 batch.consumed.append(event)
                 if older := len(events) - 1:
                     batch.outcomes[event.entity_type, STALE.status] += older
+                if batch.trace is not None:
+                    batch.trace.note(delivery, outcome.status)
+                    for _, settled in events[1:]:
+                        batch.trace.note(settled, STALE.status)
             waiting = again
 
-    async def _write(self, events: Sequence[EntityEvent], token: object) -> Sequence[Outcome]:
+    async def _write(self, events: Sequence[EntityEvent], token: object, trace: BatchTrace | None) -> Sequence[Outcome]:
         """Write until every event has a final outcome, pausing while the store is busy or away."""
         outcomes: list[Outcome] = [STALE] * len(events)
         waiting = list(range(len(events)))
         attempt = 0
         while True:
             try:
-                answers = await self._attempt([events[index] for index in waiting])
+                answers = await self._attempt([events[index] for index in waiting], trace)
             except SinkUnavailableError as error:
                 attempt = await self._pause(token, attempt, PauseReason.STORE_AWAY, _describe(error))
                 continue
@@ -324,12 +333,13 @@ class BatchConsumer:
             waiting = again
             attempt = await self._pause(token, attempt, PauseReason.STORE_BUSY, outcomes[again[0]].detail)
 
-    async def _attempt(self, events: Sequence[EntityEvent]) -> Sequence[Outcome]:
+    async def _attempt(self, events: Sequence[EntityEvent], trace: BatchTrace | None) -> Sequence[Outcome]:
         """Write once; a request that fails as a whole while the store is well is halved down to its failing event."""
         started = time.perf_counter()
         try:
-            async with asyncio.timeout(self._options.write_timeout_seconds):
-                return await self._sink.write(events)
+            with writing(trace, len(events)):
+                async with asyncio.timeout(self._options.write_timeout_seconds):
+                    return await self._sink.write(events)
         except TimeoutError as error:
             raise SinkUnavailableError(f"no answer in {self._options.write_timeout_seconds:.0f} s") from error
         except BatchFailedError as error:
@@ -340,7 +350,7 @@ class BatchConsumer:
         finally:
             self._metrics.store_write.labels(self._leg).observe(time.perf_counter() - started)
         middle = len(events) // 2
-        return [*await self._attempt(events[:middle]), *await self._attempt(events[middle:])]
+        return [*await self._attempt(events[:middle], trace), *await self._attempt(events[middle:], trace)]
 
     async def _check_sink(self) -> None:
         try:
@@ -353,6 +363,8 @@ class BatchConsumer:
         reason = outcome.reason or RejectionReason.REFUSED_BY_STORE
         letter = rejected_letter(delivery, self._sink.leg, reason, outcome.detail)
         batch.letters.append(letter)
+        if batch.trace is not None:
+            batch.trace.note(delivery, Status.REJECTED)
         if event is not None:
             batch.outcomes[event.entity_type, Status.REJECTED] += 1
         batch.reasons[event.entity_type.value if event else _NO_EVENT, reason] += 1

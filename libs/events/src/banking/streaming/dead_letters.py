@@ -11,6 +11,7 @@ import msgspec
 from banking.streaming.broker import Outgoing
 from banking.streaming.sink import Leg, RejectionReason
 from banking.streaming.topics import DLQ_TOPIC, RETRY_TOPICS
+from banking.streaming.tracing import TRACEPARENT, traceparent_of
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -56,6 +57,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
         attempt: How many retries it has had; 0 after the first failure.
         first_failure: When it was first rejected.
         last_failure: When it was last rejected.
+        traceparent: The context of the trace that its event was published in.
     """
 
     letter_id: str
@@ -68,6 +70,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     first_failure: datetime
     last_failure: datetime
+    traceparent: str | None = None
 
     def to_dead_letter_message(self) -> Outgoing:
         """The letter as it goes to the dead-letter topic."""
@@ -78,7 +81,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
         return Outgoing(RETRY_TOPICS[self.leg], self.data, self.key, self._properties(self.attempt + 1), delay)
 
     def _properties(self, attempt: int) -> dict[str, str]:
-        return {
+        properties = {
             f"{_PREFIX}letter-id": self.letter_id,
             f"{_PREFIX}leg": self.leg,
             f"{_PREFIX}topic": self.topic,
@@ -88,6 +91,9 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
             f"{_PREFIX}first-failure": self.first_failure.isoformat(),
             f"{_PREFIX}last-failure": self.last_failure.isoformat(),
         }
+        if self.traceparent is not None:
+            properties[TRACEPARENT] = self.traceparent
+        return properties
 
 
 def rejected_letter(
@@ -107,6 +113,7 @@ def rejected_letter(
         attempt=earlier.attempt if earlier else 0,
         first_failure=earlier.first_failure if earlier else now,
         last_failure=now,
+        traceparent=traceparent_of(delivery.properties),
     )
 
 
@@ -145,6 +152,7 @@ def received_letter(delivery: Delivery) -> DeadLetter:
             attempt=_count(properties[f"{_PREFIX}attempt"]),
             first_failure=_moment(properties[f"{_PREFIX}first-failure"]),
             last_failure=_moment(properties[f"{_PREFIX}last-failure"]),
+            traceparent=traceparent_of(properties),
         )
     except KeyError as error:
         raise ValueError(f"no dead letter: the property {error.args[0]} is missing") from error

@@ -34,6 +34,7 @@ from banking.streaming.metrics import METRICS, PauseReason, StreamingMetrics
 from banking.streaming.service import back_off
 from banking.streaming.sink import Leg, RejectionReason
 from banking.streaming.topics import DLQ_SUBSCRIPTION, DLQ_TOPIC
+from banking.streaming.tracing import BatchTrace, batch_trace
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -153,6 +154,7 @@ class DeadLetterLoop:
         self._handler = handler
         self._patience_seconds = patience_seconds
         self._metrics = metrics
+        self._trace: BatchTrace | None = None
         self._report = DLQReport()
         self._stored_retries: OrderedDict[_Identity, None] = OrderedDict()
         metrics.show_paused(CONSUMER_TYPE, ())
@@ -178,7 +180,12 @@ class DeadLetterLoop:
         while not stop.is_set() and (max_letters is None or self._report.total < max_letters):
             deliveries = await self._until_done(DEAD_LETTERS, self._source.receive, stop) or []
             if deliveries:
-                await self._settle(deliveries, stop)
+                self._trace = batch_trace(CONSUMER_TYPE, deliveries)
+                try:
+                    await self._settle(deliveries, stop)
+                finally:
+                    if self._trace is not None:
+                        self._trace.end()
                 last_letter = clock()
             elif idle_seconds is not None and clock() - last_letter >= idle_seconds:
                 break
@@ -201,6 +208,7 @@ class DeadLetterLoop:
                 final.append(delivery)
         await self._source.acknowledge(handled)
         self._report.handled += len(handled)
+        self._note(handled, "handled")
         await self._retry(retries, stop)
         await self._archive_for_good(final, stop)
 
@@ -244,6 +252,7 @@ class DeadLetterLoop:
         while len(self._stored_retries) > _REMEMBERED_RETRIES:
             self._stored_retries.popitem(last=False)
         await self._source.acknowledge([delivery for delivery, _ in letters])
+        self._note([delivery for delivery, _ in letters], "retried")
         self._report.retried += len(fresh)
         self._report.repeated += len(letters) - len(fresh)
         repeats = Counter(letter.leg for _, letter in letters) - Counter(letter.leg for letter in fresh.values())
@@ -268,6 +277,7 @@ class DeadLetterLoop:
         if not places:
             return
         await self._source.acknowledge(deliveries)
+        self._note(deliveries, "archived")
         self._report.archived += len(letters)
         for letter in letters:
             self._metrics.dlq_archived.labels(letter.leg or UNKNOWN_TYPE, letter.reason).inc()
@@ -280,6 +290,11 @@ class DeadLetterLoop:
                 event_id=letter.event_id,
                 entity_id=letter.key,
             )
+
+    def _note(self, deliveries: Sequence[Delivery], result: str) -> None:
+        if self._trace is not None:
+            for delivery in deliveries:
+                self._trace.note(delivery, result)
 
     async def _until_done(
         self, name: str, action: Callable[[], Awaitable[_Result]], stop: asyncio.Event

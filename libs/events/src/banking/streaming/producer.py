@@ -29,6 +29,7 @@ from banking.streaming.broker import (
 from banking.streaming.events import EntityEvent, InvalidEventError, encode_event
 from banking.streaming.metrics import METRICS, StreamingMetrics
 from banking.streaming.topics import ENTITY_TOPICS
+from banking.streaming.tracing import message_properties
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -561,4 +562,4 @@ class _Tally:
 
 
 def _message(event: EntityEvent) -> Outgoing:
-    return Outgoing(ENTITY_TOPICS[event.entity_type], encode_event(event), event.entity_id)
+    return Outgoing(ENTITY_TOPICS[event.entity_type], encode_event(event), event.entity_id, message_properties())

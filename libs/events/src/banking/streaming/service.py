@@ -20,6 +20,7 @@ from banking.streaming.health import Health
 from banking.streaming.metrics import METRICS, get_metrics_output
 from banking.streaming.sink import IncompatibleStoreError
 from banking.streaming.topics import ProvisioningError
+from banking.streaming.tracing import traced
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -105,9 +106,11 @@ def run_service(name: str, settings: ServiceSettings, main: Callable[[Service], 
         SystemExit: Always, with one of the exit statuses above.
     """
     configure_logging(settings.log_level, name)
-    # What was imported stays. A full collection that looks at it holds the event loop for 50 ms, otherwise for 1 ms.
-    gc.freeze()
-    raise SystemExit(uvloop.run(_run(name, settings, main)))
+    with traced(name, settings.tracing_endpoint, settings.tracing_sample_ratio):
+        # What was imported stays. A full collection that looks at it holds the loop for 50 ms, otherwise for 1 ms.
+        gc.freeze()
+        status = uvloop.run(_run(name, settings, main))
+    raise SystemExit(status)
 
 
 async def _run(name: str, settings: ServiceSettings, main: Callable[[Service], Awaitable[None]]) -> int:

@@ -31,6 +31,15 @@ def _http_url(value: str) -> str:
     return value
 
 
+def _or_none(value: object) -> object:
+    """An empty text, which compose files give where a variable is not set, is none."""
+    return (value.strip() or None) if isinstance(value, str) else value
+
+
+def _collector_url(value: str | None) -> str | None:
+    return None if value is None else _http_url(value)
+
+
 def _listed(value: object) -> object:
     """`60,120,300` → its numbers; an empty text is a schedule without retries."""
     return [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
@@ -79,6 +88,10 @@ class ServiceSettings(BaseSettings):
     """Port of health, metrics and API; 0 takes a free one."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """The least severe log lines that are written."""
+    tracing_endpoint: Annotated[str | None, BeforeValidator(_or_none), AfterValidator(_collector_url)] = None
+    """Where an OTLP/HTTP collector takes traces, such as `http://collector:4318/v1/traces`; not set, there are none."""
+    tracing_sample_ratio: float = Field(1.0, ge=0, le=1)
+    """The share of requests and commands that are traced as they publish; a caller's `traceparent` decides itself."""
 
     @property
     def broker(self) -> BrokerOptions:

@@ -29,6 +29,7 @@ from banking.streaming.producer import (
     PublishFailure,
     get_producer,
 )
+from banking.streaming.tracing import publishing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -156,13 +157,14 @@ class StreamingOrchestrator:
             if self.config.streaming_enabled and self.producer is None:
                 self.producer = get_producer(self.config.pulsar_url, use_mock=self.config.use_mock_producer)
             with _output(self.config.output_dir, EVENTS_FILE) as output, _interruptible() as interruption:
-                try:
-                    self._publish(output, interruption, Progress(self._universe.counts.total))
-                except BrokerError:
-                    with suppress(FlushTimeoutError):
-                        self._settle()
-                    raise
-                self._settle()
+                with publishing(self._tally):
+                    try:
+                        self._publish(output, interruption, Progress(self._universe.counts.total))
+                    except BrokerError:
+                        with suppress(FlushTimeoutError):
+                            self._settle()
+                        raise
+                    self._settle()
                 self.stats.interrupted = interruption.is_set()
         finally:
             self.stats.elapsed_seconds = round(time.perf_counter() - started, 3)
@@ -220,6 +222,13 @@ class StreamingOrchestrator:
         finally:
             stats.events_published = stats.events_unsettled - stats.events_failed - unsettled
             stats.events_unsettled = unsettled
+
+    def _tally(self) -> dict[str, int]:
+        """The counts by name, for a trace."""
+        return {
+            "accepted": self.stats.events_published,
+            "unconfirmed": self.stats.events_failed + self.stats.events_unsettled,
+        }
 
     def _write_down(self) -> None:
         """The statistics, and the ground truth as far as it concerns the whole data set."""
