@@ -200,7 +200,7 @@ def test_memory_limits_and_images_are_those_of_the_compose_files(release):
         service = services[COMPOSE_SERVICES[component]]
         (container,) = template["spec"]["containers"]
         assert container["resources"]["limits"] == {"memory": f"{service['mem_limit'].removesuffix('m')}Mi"}
-        assert container["image"] == f"registry.example.com/banking/{service['image'].rsplit('/', 1)[1]}:0.1.0"
+        assert container["image"] == f"registry.example.com/banking/{service['image'].rsplit('/', 1)[1]}:0.2.0"
         assert container.get("command") == service.get("command")
 
 
