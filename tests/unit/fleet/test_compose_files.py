@@ -15,8 +15,13 @@ from fleet.compose import AUDIT, CASSANDRA_FILE, CLUSTER_FILE, COMPOSE_FILE, ROO
 from fleet.keyring import ROLES, SERVERS, USERS
 
 FURTHER = sorted(set(COMPOSE_FILE.parent.glob("docker-compose.*.yml")) - {COMPOSE_FILE})
-# Each beside the base file, and all together.
-COMBINATIONS = {"full": [], **{file.name.split(".")[1]: [file] for file in FURTHER}, "all": FURTHER}
+# Each beside the base file, and all together that go together: a cluster is not secured.
+COMBINATIONS = {
+    "full": [],
+    **{file.name.split(".")[1]: [file] for file in FURTHER},
+    "cluster": [CASSANDRA_FILE, CLUSTER_FILE],
+    "all": [file for file in FURTHER if file != CLUSTER_FILE],
+}
 
 
 @pytest.fixture(scope="module", params=COMBINATIONS)

@@ -177,8 +177,11 @@ def test_requests_are_bounded_by_number_and_bytes() -> None:
 
 
 async def test_what_one_node_does_not_answer_the_next_one_does() -> None:
+    async def tell(_request: web.Request) -> web.Response:
+        return await answer({"name": "second"})
+
     application = web.Application()
-    application.router.add_get("/", lambda _request: answer({"name": "second"}))
+    application.router.add_get("/", tell)
     runner = web.AppRunner(application)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
