@@ -3,8 +3,9 @@
 .PHONY: help setup up demo verify trace certs test test-faults fuzz bench docs lint down clean ps status logs scale
 
 FLEET := .venv/bin/fleet
-# Read by up and demo: cassandra, or berkeleyje, which is the default; and 1 for tokens, passwords and TLS, or 0.
-export STORAGE SECURE
+# Read by up and demo: cassandra, or berkeleyje, which is the default; 1 for tokens, passwords and TLS, or 0; 1 for more
+# than one of what can be more than one, or 0.
+export STORAGE SECURE CLUSTER
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -12,7 +13,7 @@ help: ## show this list
 setup: ## install what this machine lacks: containers, the Python environment
 	@scripts/setup.sh
 
-up: setup ## start everything and wait until it is ready; STORAGE=cassandra for that back end, SECURE=1 with all doors shut
+up: setup ## start everything and wait until it is ready; STORAGE=cassandra for that back end, SECURE=1 with all doors shut, CLUSTER=1 three of what can be
 	@$(FLEET) up
 
 demo: setup ## start everything, publish a data set (or DATA=folder), compare both stores with it

@@ -1,12 +1,15 @@
 #!/bin/bash
 # Starts JanusGraph server as the container's first process, so that SIGTERM reaches it and the storage is closed.
 #
+# JANUSGRAPH_AFTER names another server of the graph that is to be ready first, where both start at once: of two that make
+# tables and schema in an empty keyspace, one may end up neither ended nor ready.
 # JANUSGRAPH_STORAGE is berkeleyje (in the server itself, the default) or cassandra. A variable such as
 # janusgraph.storage.hostname=a,b,c sets that property of the graph, as in the official image.
 # With SECURED=true it speaks TLS and wants the user fleet with its password; both come from /run/secrets.
 set -euo pipefail
 
 readonly CONFIG=/etc/opt/janusgraph SECRETS=/run/secrets STORAGE=${JANUSGRAPH_STORAGE:-berkeleyje}
+readonly AFTER_SECONDS=180
 readonly SERVER=/tmp/gremlin-server.yaml GRAPH=/tmp/janusgraph.properties
 
 property() { sed -n "s/^${1//./\\.}=//p" "$GRAPH"; }
@@ -81,6 +84,11 @@ done < <(env --null)
 if [[ $STORAGE == cassandra ]]; then
   trap 'exit 143' TERM
   until cassandra_answers; do sleep 1; done
+  if [[ -n ${JANUSGRAPH_AFTER:-} ]]; then
+    # One that has been away for so long has made the schema before, or never will.
+    deadline=$((SECONDS + AFTER_SECONDS))
+    until timeout 10 bash "$CONFIG/healthcheck.sh" "$JANUSGRAPH_AFTER" 2>/dev/null || ((SECONDS > deadline)); do sleep 1; done
+  fi
   trap - TERM
 fi
 

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fleet.cli import app
-from fleet.compose import CASSANDRA_FILE, COMPOSE_FILE, Stack, Storage, last_change
+from fleet.compose import CASSANDRA_FILE, CLUSTER_FILE, COMPOSE_FILE, Security, Stack, StackError, Storage, last_change
 
 
 def _write(path, seconds):
@@ -91,3 +91,26 @@ def test_a_storage_that_does_not_exist_is_refused_with_what_does():
     result = CliRunner().invoke(app, ["up"], env={"STORAGE": "hbase"})
     assert result.exit_code == 2
     assert "cassandra" in result.output
+
+
+@pytest.mark.parametrize(("cluster", "running"), [(True, []), (None, ["opensearch", "opensearch-network"])])
+def test_a_cluster_has_its_file_on_top_of_cassandras(commands, cluster, running):
+    ran, services = commands
+    services.extend(running)
+    Stack("p", cluster=cluster).compose("ps")
+    assert files_of(ran[-1]) == [str(file) for file in (COMPOSE_FILE, CASSANDRA_FILE, CLUSTER_FILE)]
+
+
+@pytest.mark.parametrize(
+    ("choices", "running", "problem"),
+    [
+        ({"cluster": True, "storage": Storage.BERKELEYJE}, [], "leave STORAGE away"),
+        ({"cluster": True, "security": Security.SECURED}, [], "no secured one"),
+        ({"cluster": True}, ["opensearch"], "make clean"),
+        ({"cluster": False}, ["opensearch", "opensearch-network"], "make clean"),
+    ],
+)
+def test_choices_that_do_not_go_together_are_refused(commands, choices, running, problem):
+    commands[1].extend(running)
+    with pytest.raises(StackError, match=problem):
+        Stack("p", **choices).up()

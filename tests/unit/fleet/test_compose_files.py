@@ -11,12 +11,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fleet.compose import AUDIT, COMPOSE_FILE, ROOT, SECURE_FILE, SERVICES
+from fleet.compose import AUDIT, CASSANDRA_FILE, CLUSTER_FILE, COMPOSE_FILE, ROOT, SECURE_FILE, SERVICES
 from fleet.keyring import ROLES, SERVERS, USERS
 
 FURTHER = sorted(set(COMPOSE_FILE.parent.glob("docker-compose.*.yml")) - {COMPOSE_FILE})
-# Each beside the base file, and all together.
-COMBINATIONS = {"full": [], **{file.name.split(".")[1]: [file] for file in FURTHER}, "all": FURTHER}
+# Each beside the base file, and all together that go together: a cluster is not secured.
+COMBINATIONS = {
+    "full": [],
+    **{file.name.split(".")[1]: [file] for file in FURTHER},
+    "cluster": [CASSANDRA_FILE, CLUSTER_FILE],
+    "all": [file for file in FURTHER if file != CLUSTER_FILE],
+}
 
 
 @pytest.fixture(scope="module", params=COMBINATIONS)
@@ -49,7 +54,8 @@ def test_every_container_is_confined(services):
         assert not service.get("privileged"), name
         assert service.get("security_opt") == ["no-new-privileges"], name
         assert re.fullmatch(r"\d+m", service.get("mem_limit", "")), name
-        assert service.get("network_mode") is None, name
+        # Never the host's; the nodes of OpenSearch share one of their own.
+        assert service.get("network_mode") in {None, "service:opensearch-network"}, name
 
 
 def test_no_container_runs_as_root(services):
@@ -91,3 +97,31 @@ def test_the_secured_stack_mounts_each_containers_own_secrets_and_runs_it_as_the
     assert "opensearch" not in mounted
     assert not services["opensearch"].get("ports")
     assert services["opensearch"]["networks"] == ["search"]
+
+
+def test_a_cluster_has_more_than_one_of_what_can_be_more_than_one():
+    services = read(COMPOSE_FILE, CASSANDRA_FILE, CLUSTER_FILE)
+    nodes = {name: services[name]["environment"] for name in ("opensearch", "opensearch-2", "opensearch-3")}
+    for name, environment in nodes.items():
+        assert environment.get("node.name", "opensearch") == name
+        assert environment["cluster.initial_cluster_manager_nodes"] == ",".join(nodes)
+        assert f"127.0.0.1:{environment['transport.port']}" in environment["discovery.seed_hosts"].split(",")
+    ports = [environment.get("http.port", "9200") for environment in nodes.values()]
+    hosts = ",".join(f"opensearch:{port}" for port in ports)
+    names = {services[name]["hostname"] for name in ("janusgraph", "janusgraph-2")}
+    assert names == {"janusgraph", "janusgraph-2"}
+    assert services["janusgraph-2"]["environment"]["JANUSGRAPH_AFTER"] == "janusgraph"
+    for name in ("graph_consumer", "verify"):
+        assert services[name]["environment"]["JANUSGRAPH_HOST"] == "janusgraph,janusgraph-2"
+    for name in ("vector_consumer", "verify"):
+        assert services[name]["environment"]["OPENSEARCH_HOST"] == hosts
+    for name in SERVICES:
+        assert services[name]["environment"]["TOPIC_PARTITIONS"] == "3"
+    for name in ("graph_consumer", "vector_consumer"):
+        assert services[name]["deploy"] == {"mode": "replicated", "replicas": 3}
+    volumes = [volume for name in nodes for volume in services[name]["volumes"] if volume.endswith("/data")]
+    assert len(set(volumes)) == len(nodes)
+    megabytes = [
+        int(service["mem_limit"][:-1]) * service.get("deploy", {}).get("replicas", 1) for service in services.values()
+    ]
+    assert sum(megabytes) < 22 * 1024

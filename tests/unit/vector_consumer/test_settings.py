@@ -106,3 +106,8 @@ def test_a_user_needs_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENSEARCH_USER", "ingest")
     with pytest.raises(ValidationError, match="OPENSEARCH_PASSWORD_FILE"):
         VectorSettings()
+
+
+def test_nodes_may_be_several_with_ports_of_their_own() -> None:
+    settings = VectorSettings(opensearch_host="search-1,search-2:9201,[::1]:1", opensearch_port=9300)
+    assert settings.opensearch_nodes == [("search-1", 9300), ("search-2", 9201), ("[::1]", 1)]

@@ -174,3 +174,22 @@ def test_requests_are_bounded_by_number_and_bytes() -> None:
     parts = [[row.position for row in part] for part in split(rows, 3, 25)]
     assert parts == [[0, 1], [2], [3], [4, 5, 6], [7]]
     assert list(split([], 3, 25)) == []
+
+
+async def test_what_one_node_does_not_answer_the_next_one_does() -> None:
+    async def tell(_request: web.Request) -> web.Response:
+        return await answer({"name": "second"})
+
+    application = web.Application()
+    application.router.add_get("/", tell)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    hosts = f"127.0.0.1:1,127.0.0.1:{runner.addresses[0][1]}"
+    client = connect(VectorSettings(opensearch_host=hosts, opensearch_use_ssl=False))
+    try:
+        async with asyncio.timeout(30):
+            assert [(await client.info())["name"] for _ in range(4)] == ["second"] * 4
+    finally:
+        await client.close()
+        await runner.cleanup()

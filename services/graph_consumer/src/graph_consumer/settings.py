@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from banking.streaming.leg import LegSettings
-from banking.streaming.settings import ExistingFile
-
-_HOST = re.compile(r"(?P<host>[^\s:,\[\]]+|\[[^\s\[\]]+\])(?::(?P<port>[0-9]{1,5}))?")
-"""A name or an address, one of IPv6 in brackets, and perhaps a port."""
-
-_MAX_PORT = 65535
+from banking.streaming.settings import ExistingFile, HostList, parse_hosts
 
 
 class GraphSettings(LegSettings):
     """Where JanusGraph is and how it is asked. Each attribute is the environment variable in lower case."""
 
-    janusgraph_host: str = Field("localhost", min_length=1)
+    janusgraph_host: HostList = "localhost"
     """Gremlin Server's host; or the hosts of all servers of one graph on Cassandra, such as `graph-1,graph-2`."""
-    janusgraph_port: int = Field(8182, ge=1, le=_MAX_PORT)
+    janusgraph_port: int = Field(8182, ge=1, le=65535)
     """Its port; a host may name one of its own, as in `graph-1:8183`."""
     janusgraph_use_ssl: bool = False
     """Whether to speak TLS; the certificate is always verified."""
@@ -39,22 +33,10 @@ class GraphSettings(LegSettings):
     janusgraph_max_request_bytes: int = Field(16 * 1024 * 1024, ge=64 * 1024)
     """The server's `maxContentLength`. The largest event needs half of the default."""
 
-    @field_validator("janusgraph_host")
-    @classmethod
-    def _hosts_with_ports(cls, hosts: str) -> str:
-        for host in hosts.split(","):
-            found = _HOST.fullmatch(host.strip())
-            if found is None or not hosts.isascii() or not 0 < int(found["port"] or 1) <= _MAX_PORT:
-                raise ValueError(
-                    f"expected HOST or HOST:PORT, several with commas between them, got {host.strip()!r:.80}"
-                )
-        return hosts
-
     @property
     def janusgraph_servers(self) -> list[tuple[str, int]]:
         """Host and port of each server, in the order given."""
-        found = [_HOST.fullmatch(host.strip()) for host in self.janusgraph_host.split(",")]
-        return [(host["host"], int(host["port"] or self.janusgraph_port)) for host in found if host is not None]
+        return parse_hosts(self.janusgraph_host, self.janusgraph_port)
 
     @model_validator(mode="after")
     def _username_with_password(self) -> Self:

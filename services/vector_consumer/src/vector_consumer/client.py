@@ -34,18 +34,25 @@ class Json(JSONSerializer):
 
 
 def connect(settings: VectorSettings) -> AsyncOpenSearch:
-    """A client of the server that the settings name; nothing is sent yet."""
+    """A client of the nodes that the settings name; nothing is sent yet.
+
+    A request that a node does not answer is sent to the next one, each node once. It is harmless to repeat: writes
+    carry their versions.
+    """
     # It logs a line for every request and stack traces for failures, at debug level whole documents.
     logging.getLogger("opensearch").setLevel(logging.CRITICAL)
     context = ssl.create_default_context(cafile=settings.opensearch_ca_file) if settings.opensearch_use_ssl else None
     return AsyncOpenSearch(
-        hosts=[{"host": settings.opensearch_host, "port": settings.opensearch_port}],
+        # The client puts the brackets of IPv6 itself.
+        hosts=[{"host": host.strip("[]"), "port": port} for host, port in settings.opensearch_nodes],
         http_auth=settings.credentials(),
         use_ssl=settings.opensearch_use_ssl,
         ssl_context=context,
         timeout=settings.opensearch_request_timeout_seconds,
         serializer=Json(),
-        max_retries=0,  # the consumer loop retries: it pauses, and tells the outside
+        # What no node answers the consumer loop retries: it pauses, and tells the outside.
+        max_retries=len(settings.opensearch_nodes) - 1,
+        retry_on_timeout=True,
     )
 
 

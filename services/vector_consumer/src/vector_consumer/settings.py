@@ -10,7 +10,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from banking.streaming.leg import LegSettings
-from banking.streaming.settings import ExistingFile, read_secret
+from banking.streaming.settings import ExistingFile, HostList, parse_hosts, read_secret
 
 
 class EmbedderKind(StrEnum):
@@ -24,10 +24,10 @@ class EmbedderKind(StrEnum):
 class VectorSettings(LegSettings):
     """Where OpenSearch is, how its indices are made and how documents are sent."""
 
-    opensearch_host: str = Field("localhost", pattern=r"^[!-~]+$")
-    """OpenSearch's host."""
+    opensearch_host: HostList = "localhost"
+    """OpenSearch's host; or several nodes of one cluster, such as `search-1,search-2`: requests go to them by turns."""
     opensearch_port: int = Field(9200, ge=1, le=65535)
-    """Its port."""
+    """Its port; a host may name one of its own, as in `search-1:9201`."""
     opensearch_use_ssl: bool = True
     """Whether to speak TLS. The server's certificate is always verified."""
     opensearch_ca_file: ExistingFile | None = None
@@ -83,6 +83,11 @@ class VectorSettings(LegSettings):
     """What is embedded of a longer text."""
     embedding_cache_entries: int = Field(20_000, ge=0, le=10_000_000)
     """Vectors that are kept so that equal texts are embedded once; 1 KiB each."""
+
+    @property
+    def opensearch_nodes(self) -> list[tuple[str, int]]:
+        """Host and port of each node, in the order given."""
+        return parse_hosts(self.opensearch_host, self.opensearch_port)
 
     @model_validator(mode="after")
     def _user_with_password(self) -> Self:

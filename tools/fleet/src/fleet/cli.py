@@ -38,6 +38,12 @@ SecurityChoice = Annotated[
         "--secure/--open", envvar="SECURE", help="Want tokens and passwords; what runs already stays as it is."
     ),
 ]
+ClusterChoice = Annotated[
+    bool | None,
+    typer.Option(
+        "--cluster/--single", envvar="CLUSTER", help="Run more than one of what can be; what runs stays as it is."
+    ),
+]
 Watch = Annotated[bool, typer.Option("--watch", help="Show it anew until Ctrl-C.")]
 Replicas = Annotated[int, typer.Argument(min=0, max=64)]
 DataFolder = Annotated[
@@ -48,10 +54,15 @@ Service = Annotated[str, typer.Argument(help="A service, such as graph_consumer.
 
 
 @app.command()
-def up(project: Project = PROJECT, storage: StorageChoice = None, secure: SecurityChoice = None) -> None:
+def up(
+    project: Project = PROJECT,
+    storage: StorageChoice = None,
+    secure: SecurityChoice = None,
+    cluster: ClusterChoice = None,
+) -> None:
     """Build what changed, start what is not running, and wait until all is ready."""
     with _errors():
-        _stack(project, storage, secure).up()
+        _stack(project, storage, secure, cluster).up()
         console.print("ready")
 
 
@@ -126,6 +137,7 @@ def demo(
     project: Project = PROJECT,
     storage: StorageChoice = None,
     secure: SecurityChoice = None,
+    cluster: ClusterChoice = None,
 ) -> None:
     """Bring everything up, publish a data set, and show that both stores hold it. Exit status 1 when they do not."""
     # Imported here: the other commands do without the stores' clients.
@@ -133,7 +145,7 @@ def demo(
     from fleet.publishing import PublishingError  # noqa: PLC0415
 
     with _errors():
-        stack = _stack(project, storage, secure)
+        stack = _stack(project, storage, secure, cluster)
         stack.up()
     try:
         complete = asyncio.run(run_demo(stack.addresses, data, timeout_seconds, console))
@@ -171,12 +183,15 @@ def main() -> None:
     app()
 
 
-def _stack(project: str, storage: Storage | None = None, secure: bool | None = None) -> Stack:
+def _stack(
+    project: str, storage: Storage | None = None, secure: bool | None = None, cluster: bool | None = None
+) -> Stack:
     return Stack(
         project,
         say=lambda line: console.print(f"fleet: {line}", highlight=False),
         storage=storage,
         security=None if secure is None else Security.SECURED if secure else Security.OPEN,
+        cluster=cluster,
     )
 
 

@@ -27,6 +27,7 @@ PROJECT = "janusgraph-demo"
 ROOT = Path(__file__).resolve().parents[4]
 COMPOSE_FILE = ROOT / "config" / "compose" / "docker-compose.full.yml"
 CASSANDRA_FILE = COMPOSE_FILE.with_name("docker-compose.cassandra.yml")
+CLUSTER_FILE = COMPOSE_FILE.with_name("docker-compose.cluster.yml")
 SECURE_FILE = COMPOSE_FILE.with_name("docker-compose.secure.yml")
 SERVICES = ("producer", "graph_consumer", "vector_consumer", "dlq_worker")
 """The project's own services, built from this checkout."""
@@ -49,6 +50,7 @@ _IMAGES_SCRIPT = ROOT / "images" / "build.sh"
 _PODMAN_COMPOSE = Path(sys.prefix) / "bin" / "podman-compose"
 # What a stack has only with one of the further files; the first tells that it runs.
 _CASSANDRA_SERVICES = ("cassandra",)
+_CLUSTER_SERVICE = "opensearch-network"
 _SECURE_SERVICES = ("opensearch-gate", "provisioner")
 # They are ready when they have ended.
 _JOBS = frozenset({"provisioner"})
@@ -111,8 +113,10 @@ class Stack:
         project: The project's name; all it makes is named after it.
         environment: Variables for the compose file, such as `PULSAR_PORT`, beside the process's own.
         say: Told what takes long.
-        storage: Where JanusGraph keeps the graph; None is Cassandra where that is running, else in itself.
+        storage: Where JanusGraph keeps the graph; None is Cassandra where that is running, else in itself. A cluster's
+            is in Cassandra.
         security: Who may use it; None is as it is running, else everybody on this host.
+        cluster: Whether more than one runs of what can be more than one; None is as it is running, else one of each.
         files: Compose files to put on top of the project's own.
     """
 
@@ -123,12 +127,14 @@ class Stack:
         say: Callable[[str], None] = lambda _line: None,
         storage: Storage | None = None,
         security: Security | None = None,
+        cluster: bool | None = None,
         files: Sequence[Path] = (),
     ) -> None:
         self.project = project
         self._files = tuple(files)
         self._storage = storage
         self._security = security
+        self._cluster = cluster
         self._environment = {**os.environ, **(environment or {})}
         folder = Path(self._environment.get(_SECRETS_VARIABLE) or _STATE / "secrets").absolute()
         self._environment[_SECRETS_VARIABLE] = str(folder)
@@ -145,8 +151,10 @@ class Stack:
         """Build what changed, start what is not running, and wait until everything is ready.
 
         Raises:
-            StackError: A step failed, or a container did not become ready in time; it holds the last log lines.
+            StackError: A step failed, a container did not become ready in time (it holds the last log lines), or the
+                choices do not go together.
         """
+        self._check_choices()
         if self.security is Security.SECURED:
             for expiry in self.provide_secrets():
                 if expiry.is_soon:
@@ -162,8 +170,15 @@ class Stack:
     def storage(self) -> Storage:
         """Where JanusGraph keeps the graph."""
         if self._storage is None:
-            return Storage.CASSANDRA if self.containers("cassandra") else Storage.BERKELEYJE
+            return Storage.CASSANDRA if self.is_cluster or self.containers("cassandra") else Storage.BERKELEYJE
         return self._storage
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether more than one runs of what can be more than one."""
+        if self._cluster is None:
+            return bool(self.containers(_CLUSTER_SERVICE))
+        return self._cluster
 
     @property
     def security(self) -> Security:
@@ -343,11 +358,23 @@ class Stack:
         files = [COMPOSE_FILE]
         if self.storage is Storage.CASSANDRA:
             files.append(CASSANDRA_FILE)
+        if self.is_cluster:
+            files.append(CLUSTER_FILE)
         if self.security is Security.SECURED:
             files.append(SECURE_FILE)
         files.extend(self._files)
         options = [option for file in files for option in ("-f", str(file))]
         return [str(_PODMAN_COMPOSE), "-p", self.project, *options, *arguments]
+
+    def _check_choices(self) -> None:
+        """Whether what was chosen goes together, and with what runs."""
+        if self.is_cluster and self.storage is not Storage.CASSANDRA:
+            raise StackError("a cluster keeps its graph in Cassandra: leave STORAGE away")
+        if self.is_cluster and self.security is Security.SECURED:
+            raise StackError("a cluster is for everybody on this host: there is no secured one")
+        if self.containers("opensearch") and bool(self.containers(_CLUSTER_SERVICE)) is not self.is_cluster:
+            # Topics, indices and the nodes' own quorum stay as they were made.
+            raise StackError("what runs is no cluster, or is one: remove it and its data first, by `make clean`")
 
     def podman(self, *arguments: str, timeout_seconds: float = _QUICK_SECONDS) -> str:
         """Run podman; its standard output."""

@@ -45,6 +45,35 @@ def _listed(value: object) -> object:
     return [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
+_HOST = re.compile(r"(?P<host>[^\s:,\[\]]+|\[[^\s\[\]]+\])(?::(?P<port>[0-9]{1,5}))?")
+"""A name or an address, one of IPv6 in brackets, and perhaps a port."""
+
+_MAX_PORT = 65535
+
+
+def _hosts(hosts: str) -> str:
+    for host in hosts.split(","):
+        found = _HOST.fullmatch(host.strip())
+        if (
+            found is None
+            or not hosts.isascii()
+            or not hosts.isprintable()
+            or not 0 < int(found["port"] or 1) <= _MAX_PORT
+        ):
+            raise ValueError(f"expected HOST or HOST:PORT, several with commas between them, got {host.strip()!r:.80}")
+    return hosts
+
+
+HostList = Annotated[str, Field(min_length=1), AfterValidator(_hosts)]
+"""The hosts of one or several servers, with commas between them, each perhaps with a port."""
+
+
+def parse_hosts(hosts: HostList, port: int) -> list[tuple[str, int]]:
+    """Host and port of each server, in the order given; `port` is that of those that name none."""
+    found = [_HOST.fullmatch(host.strip()) for host in hosts.split(",")]
+    return [(host["host"], int(host["port"] or port)) for host in found if host is not None]
+
+
 def _file(path: Path) -> Path:
     try:
         is_file = path.is_file()
