@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import subprocess
 import sys
+import uuid
 from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
+from banking.streaming import AsyncEntityProducer
 from banking.streaming.entities import EntityType
-from banking.streaming.events import create_event, decode_event
+from banking.streaming.events import create_event, create_person_event, decode_event
+from banking.streaming.topics import ENTITY_TOPICS, full_name
+from fleet.comparison import Expectation, wait_until_equal
 from fleet.compose import ROOT
 
 if TYPE_CHECKING:
@@ -20,6 +25,7 @@ if TYPE_CHECKING:
 
 CORPUS = ROOT / "tests" / "corpus"
 WHEEL = CORPUS / "banking_events-0.1.0-py3-none-any.whl"
+SECONDS = 90.0
 UV = str(ROOT / ".tools" / "bin" / "uv")
 
 INTERFACE = """
@@ -75,10 +81,48 @@ print(json.dumps({"topic": message.topic, "data": message.data.decode(), "key": 
 """
 
 
-def run(python: str | Path, program: str, given: str = "") -> str:
+# Publishes one of each type, an update of the first and a delete of the last, and says what it published.
+PUBLISH = """
+import sys
+from banking.streaming import EntityProducer
+from banking.streaming.events import EntityType, create_event
+url, prefix = sys.argv[1:]
+events = [create_event(kind, f"{prefix}-{kind}", {"of_old": [1, None]}, source="earlier") for kind in EntityType]
+first, last = events[0], events[-1]
+update = {"risk_level": "low"}
+events.append(create_event(first.entity_type, first.entity_id, update, source="earlier", event_type="update"))
+events.append(create_event(last.entity_type, last.entity_id, source="earlier", event_type="delete"))
+producer = EntityProducer(pulsar_url=url)
+for event in events:
+    producer.send(event)
+producer.flush()
+producer.close()
+for event in events:
+    print(event.to_bytes().decode())
+"""
+
+# Reads a topic until the entity that is named, and passes on its event.
+READ = """
+import sys
+import pulsar
+from banking.streaming import EntityEvent
+url, topic, entity_id = sys.argv[1:]
+client = pulsar.Client(url)
+reader = client.create_reader(topic, pulsar.MessageId.earliest)
+while True:
+    event = EntityEvent.from_bytes(reader.read_next(30_000).data())
+    if event.entity_id == entity_id:
+        break
+client.close()
+sys.stderr.flush()
+open(1, "wb", closefd=False).write(b"\\n" + event.to_bytes())
+"""
+
+
+def run(python: str | Path, program: str, *arguments: str, given: str = "") -> str:
     """What a program says."""
     result = subprocess.run(
-        [python, "-c", program], input=given, capture_output=True, text=True, timeout=120, check=False
+        [python, "-c", program, *arguments], input=given, capture_output=True, text=True, timeout=120, check=False
     )
     assert result.returncode == 0, result.stderr
     return result.stdout
@@ -148,3 +192,25 @@ def test_each_reads_the_dead_letters_of_the_other(earlier):
         letter = json.loads(write(LETTERS, given=json.dumps(refused)))
         assert letter["properties"]["dlq-reason"] == "invalid_field"
         assert json.loads(read(LETTERS, given=json.dumps(letter))) == letter
+
+
+async def test_what_it_publishes_reaches_both_stores_through_the_current_services(earlier, pulsar_url, graph, vector):
+    said = await asyncio.to_thread(earlier, PUBLISH, pulsar_url, f"earlier-{uuid.uuid4()}")
+    published = [decode_event(line.encode()) for line in said.splitlines() if line.startswith("{")]
+    assert len(published) == len(EntityType) + 2
+    expectation = Expectation()
+    expectation.add_all(published)
+    for comparison in await asyncio.gather(
+        *(wait_until_equal(store, expectation, SECONDS) for store in (graph, vector))
+    ):
+        assert comparison.differences == []
+        assert comparison.equal.total() == len(EntityType)
+
+
+async def test_it_reads_from_a_topic_what_the_current_library_publishes(earlier, pulsar_url):
+    event = create_person_event(f"current-{uuid.uuid4()}", "Ann", {"not_declared": [1]}, source="current")
+    async with AsyncEntityProducer(pulsar_url) as producer:
+        await producer.send(event)
+    topic = full_name(ENTITY_TOPICS[EntityType.PERSON])
+    said = await asyncio.to_thread(earlier, READ, pulsar_url, topic, event.entity_id)
+    assert decode_event(said.splitlines()[-1].encode()) == event
