@@ -29,3 +29,14 @@ def test_the_links_of_the_readme_lead_somewhere():
         text = (ROOT / document).read_text(encoding="utf-8")
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
             assert (ROOT / target).exists(), (document, target)
+
+
+def test_every_page_with_commands_is_read_by_a_test_or_each_block_says_why_it_is_not_run():
+    tests = {path: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")}
+    del tests[Path(__file__)]
+    for page in [ROOT / "README.md", ROOT / "deploy" / "kubernetes" / "README.md", *(ROOT / "docs").glob("*.md")]:
+        # A block that is not run has its reason in a comment above.
+        blocks = re.findall(r"^(<!-- not run: .+ -->\n)?\s*```(?:sh|python|groovy)\n", page.read_text(), re.MULTILINE)
+        if not all(blocks):
+            readers = [path for path, text in tests.items() if f'"{page.name}"' in text or f"docs/{page.name}" in text]
+            assert readers, f"{page.relative_to(ROOT)}: no test reads it"
