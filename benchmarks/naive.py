@@ -8,7 +8,6 @@ import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
-import pulsar
 from gremlin_python.driver.driver_remote_connection import DriverRemoteConnection
 from gremlin_python.process.anonymous_traversal import traversal
 from gremlin_python.process.graph_traversal import __
@@ -16,6 +15,7 @@ from gremlin_python.statics import long
 from janusgraph_python.driver.serializer import JanusGraphBinarySerializersV1
 from opensearchpy import OpenSearch
 
+from banking.streaming.broker import BrokerOptions, connect
 from banking.streaming.topics import NAMESPACE, full_name
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _RECEIVE_MILLISECONDS = 10_000
 def drain(stack: Stack, events: Sequence[EntityEvent]) -> float:
     """Events per second. A topic of its own, which no leg reads, and the same two stores."""
     addresses = stack.addresses
-    client = pulsar.Client(addresses.pulsar_url)
+    client = connect(BrokerOptions(addresses.pulsar_url))
     _make_topic(addresses.pulsar_admin_url)
     producer = client.create_producer(full_name(TOPIC))
     consumer = client.subscribe(full_name(TOPIC), "naive")
