@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from banking.streaming.events import create_communication_event, create_person_event
-from fleet.compose import COMPOSE_FILE, ROOT
+from fleet.compose import COMPOSE_FILE, ROOT, SERVICES
 from fleet.panels import read_dashboard
 from fleet.prometheus import Prometheus
 from fleet.publishing import publish
@@ -176,10 +176,20 @@ def test_the_commands_of_the_page_exist(stack):
     text = (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8")
     commands = [line for block in re.findall(r"```\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
     assert commands[0] == "make status"
-    # Its image can be pulled only where there is a way out: what the command would start is looked at.
-    [grafana] = commands[1:]
-    assert grafana.startswith("podman-compose ")
-    command = [str(Path(sys.prefix) / "bin" / "podman-compose"), *grafana.split()[1:]]
-    command = [*command[: command.index("up")], "config"]
-    shown = subprocess.run(command, cwd=COMPOSE_FILE.parent, capture_output=True, text=True, check=True, timeout=60)
-    assert "127.0.0.1:3000:3000" in shown.stdout
+    [grafana, tracing] = commands[1:]
+    # Grafana's image can be pulled only where there is a way out, and nothing listens at the collector's address: what
+    # the commands would start is looked at.
+    command, *arguments = grafana.split()
+    assert command == "podman-compose"
+    assert "127.0.0.1:3000:3000" in composed(arguments[: arguments.index("up")])
+    variable, *command = tracing.split()
+    assert command == ["make", "up"]
+    assert composed(["-f", COMPOSE_FILE.name], variable).count(variable.partition("=")[2]) >= len(SERVICES)
+
+
+def composed(options, *variables):
+    """What compose makes of its files, with some variables set as in a shell."""
+    command = ["env", *variables, str(Path(sys.prefix) / "bin" / "podman-compose"), *options, "config"]
+    return subprocess.run(
+        command, cwd=COMPOSE_FILE.parent, capture_output=True, text=True, check=True, timeout=60
+    ).stdout
