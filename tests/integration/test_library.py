@@ -42,10 +42,10 @@ def run(stack, tmp_path):
 
 
 async def test_a_published_person_is_in_both_stores(run, graph, vector):
-    assert snippets("README.md") == [snippet("create_person_event")], "both pages begin with the same snippet"
+    assert snippets("README.md") == [snippet("person-123")], "both pages begin with the same snippet"
     before = [await reader.lookup(EntityType.PERSON, ["person-123"]) for reader in (graph, vector)]
     report = "\nprint(event.to_bytes().decode())"
-    event = decode_event(run(snippet("create_person_event") + report).encode())
+    event = decode_event(run(snippet("person-123") + report).encode())
     assert event.payload == {
         "name": "John Doe",
         "first_name": "John",
