@@ -23,11 +23,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from datasets import mixed
 from draining import PORTS, PROJECT, environment_of
 
 from banking.streaming.entities import EntityType
 from banking.streaming.producer import AsyncEntityProducer
-from banking.streaming.streaming_orchestrator import StreamingConfig, StreamingOrchestrator
 from banking.streaming.topics import ENTITY_TOPICS
 from dlq_worker.settings import DlqWorkerSettings
 from fleet.compose import Stack
@@ -57,18 +57,10 @@ def running(project: str | None) -> Iterator[Stack]:
 
 async def load(stack: Stack, entities: int) -> float:
     """Publish, and wait until both legs have acknowledged it; events a second."""
-    config = StreamingConfig(
-        seed=time.time_ns() % 2**32,
-        person_count=entities // 5,
-        company_count=entities // 50,
-        account_count=entities // 5,
-        transaction_count=entities - 2 * (entities // 5) - entities // 50 - entities // 10,
-        communication_count=entities // 10,
-    )
     addresses = stack.addresses
     started = time.perf_counter()
     async with AsyncEntityProducer(addresses.pulsar_url) as producer:
-        report = await producer.send_many(StreamingOrchestrator(config).events())
+        report = await producer.send_many(mixed(entities, time.time_ns() % 2**32))
     if report.failed:
         raise SystemExit(f"publishing: {report}")
     settings = DlqWorkerSettings(pulsar_url=addresses.pulsar_url, pulsar_admin_url=addresses.pulsar_admin_url)

@@ -13,7 +13,9 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from banking.streaming import StreamingConfig, StreamingOrchestrator, convert_entity_to_event, create_event
+from datasets import mixed
+
+from banking.streaming import convert_entity_to_event, create_event
 from banking.streaming.events import decode_event, encode_event
 from banking.streaming.payloads import check_payload
 
@@ -26,16 +28,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    share = arguments.events // 20
-    config = StreamingConfig(
-        seed=1,
-        person_count=share * 4,
-        company_count=share,
-        account_count=share * 5,
-        transaction_count=share * 8,
-        communication_count=share * 2,
-    )
-    events = list(StreamingOrchestrator(config).events())
+    events = list(mixed(arguments.events, 1))
     encoded = [encode_event(event) for event in events]
     plain = [json.loads(data) for data in encoded]
     print(f"{len(events):,} generated events of {sum(map(len, encoded)) / len(events):,.0f} bytes on average")
@@ -66,9 +59,9 @@ def main() -> None:
         lambda entity: convert_entity_to_event(entity, source="benchmark"),
     )
     started = time.thread_time()
-    number = sum(1 for _ in StreamingOrchestrator(config)._universe.entities())
+    number = sum(1 for _ in mixed(arguments.events, 1))
     each = (time.thread_time() - started) / number
-    print(f"{'generate an entity':44} {each * 1e6:6.2f} µs   {1 / each:10,.0f}/s")
+    print(f"{'generate an entity and make its event':44} {each * 1e6:6.2f} µs   {1 / each:10,.0f}/s")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import statistics
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from banking.streaming.producer import AsyncEntityProducer
 from fleet.compose import Stack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from banking.streaming.events import EntityEvent
 
@@ -67,6 +68,40 @@ def environment_of(stack: Stack) -> dict[str, str]:
         "OPENSEARCH_PORT": str(addresses.opensearch),
         "OPENSEARCH_USE_SSL": "false",
     }
+
+
+class Rounds:
+    """What is measured round after round, to be compared by its medians. The first round warms up and does not count.
+
+    Args:
+        rounds: How many count.
+    """
+
+    def __init__(self, rounds: int) -> None:
+        self._rounds = rounds
+        self._number = 0
+        self._rates: dict[str, list[float]] = {}
+
+    def __iter__(self) -> Iterator[int]:
+        """The rounds, from 0, which is the warm-up."""
+        for number in range(self._rounds + 1):
+            self._number = number
+            yield number
+
+    def measure(self, name: str, run: Callable[[], float]) -> None:
+        """Measure one thing, named `what: how`, once in this round; `run` gives its rate."""
+        rate = run()
+        print(f"round {self._number}: {name:36} {rate:8,.0f}/s", file=sys.stderr)
+        if self._number:
+            self._rates.setdefault(name, []).append(rate)
+
+    def show(self, what: str, base: str, peak_bytes: int) -> None:
+        """Print the medians, and how many times as fast as each of them the `base` of the same kind is."""
+        medians = {name: statistics.median(found) for name, found in self._rates.items()}
+        print(f"{what}, median of {self._rounds} rounds; service's peak memory {peak_bytes / 1e6:,.0f} MB")
+        for name, rate in medians.items():
+            ratio = medians[f"{name.partition(':')[0]}: {base}"] / rate
+            print(f"{name:36} {rate:8,.0f}/s   {base} / this: {ratio:6.2f}")
 
 
 class Leg:

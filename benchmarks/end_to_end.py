@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 import latency
 import naive
+from datasets import mixed
 from draining import stack as bare_stack
 from graph_leg import ceiling as graph_ceiling
 from machine import Meter, describe
@@ -36,7 +37,6 @@ from rich.console import Console
 from rich.table import Table
 from vector_leg import by_curl, settings_of
 
-from banking.streaming import StreamingConfig, StreamingOrchestrator
 from banking.streaming.producer import AsyncEntityProducer
 from banking.streaming.topics import ENTITY_TOPICS, LEG_SUBSCRIPTIONS, NAMESPACE
 from fleet.comparison import Expectation, wait_until_equal
@@ -56,20 +56,6 @@ NAIVE_EVENTS = 600
 EVENTS_PER_SECOND = 200
 _LIMIT_SECONDS = 1800.0
 _POLL_SECONDS = 0.2
-
-
-def mixed(number: int, seed: int) -> list[EntityEvent]:
-    """Generated events of all five types; another seed, other entities."""
-    part = number // 20
-    config = StreamingConfig(
-        seed=seed,
-        person_count=4 * part,
-        company_count=part,
-        account_count=5 * part,
-        transaction_count=number - 13 * part,
-        communication_count=3 * part,
-    )
-    return list(StreamingOrchestrator(config).events())
 
 
 def drain(stack: Stack, events: Sequence[EntityEvent]) -> tuple[float, Usage]:
@@ -152,7 +138,7 @@ class Bench:
 
     def _mixed(self, number: int) -> list[EntityEvent]:
         self._seed += 1
-        return mixed(number, self._seed)
+        return list(mixed(number, self._seed))
 
     def _fleet(self) -> float:
         rate, usage = drain(self._stack, self._mixed(self._events))

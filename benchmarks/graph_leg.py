@@ -17,29 +17,25 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import statistics
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from draining import Leg, stack
+from datasets import entities, payments
+from draining import Leg, Rounds, stack
 from gremlin_python.driver.driver_remote_connection import DriverRemoteConnection
 from gremlin_python.process.anonymous_traversal import traversal
 from gremlin_python.process.graph_traversal import __
 from gremlin_python.statics import long
 from janusgraph_python.driver.serializer import JanusGraphBinarySerializersV1
 
-from banking.streaming import StreamingConfig, StreamingOrchestrator
-from banking.streaming.entities import EntityType
-from banking.streaming.events import create_event
 from graph_consumer.gremlin import GremlinClient
 from graph_consumer.model import build_model
 from graph_consumer.rows import Row, encode_row, to_row
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from banking.streaming.events import EntityEvent
 
@@ -47,50 +43,6 @@ BATCH_ROWS = 500
 IN_FLIGHT = 3
 SETTINGS = {"BATCH_MAX_EVENTS": str(BATCH_ROWS), "MAX_IN_FLIGHT_BATCHES": str(IN_FLIGHT)}
 TRAVERSALS = 2_000
-_REFERENCES = ("employer_id", "owner_id", "owner_type", "joint_owners", "beneficial_owners")
-
-
-def entities(number: int, name: str) -> list[EntityEvent]:
-    """Persons and accounts without references, as many of each."""
-    config = StreamingConfig(
-        seed=7,
-        person_count=number // 2,
-        company_count=0,
-        account_count=number // 2,
-        transaction_count=0,
-        communication_count=0,
-    )
-    return [
-        _renamed(event, name, {key: value for key, value in event.payload.items() if key not in _REFERENCES})
-        for event in StreamingOrchestrator(config).events()
-    ]
-
-
-def payments(number: int, name: str, accounts: Sequence[EntityEvent]) -> list[EntityEvent]:
-    """Transactions between accounts that are there."""
-    ids = [event.entity_id for event in accounts if event.entity_type is EntityType.ACCOUNT]
-    return [
-        create_event(
-            EntityType.TRANSACTION,
-            f"{name}-t{index}",
-            {
-                "from_account_id": ids[index % len(ids)],
-                "to_account_id": ids[(index * 7 + 1) % len(ids)],
-                "amount": f"{index}.50",
-                "currency": "EUR",
-                "description": f"payment {index}",
-                "executed_at": "2024-03-31T12:00:00Z",
-            },
-            source="benchmark",
-        )
-        for index in range(number)
-    ]
-
-
-def _renamed(event: EntityEvent, name: str, payload: dict[str, Any]) -> EntityEvent:
-    return create_event(
-        event.entity_type, f"{name}-{event.entity_id}", payload, source="benchmark", timestamp=event.timestamp
-    )
 
 
 async def ceiling(url: str, events: Sequence[EntityEvent]) -> float:
@@ -158,42 +110,27 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    rates: dict[str, list[float]] = {}
-    peak = 0
-
-    def measure(name: str, number: int, run: Callable[[], float]) -> None:
-        rate = run()
-        print(f"round {number}: {name:36} {rate:8,.0f}/s", file=sys.stderr)
-        if number:  # the first round warms the servers up
-            rates.setdefault(name, []).append(rate)
-
+    rounds, peak = Rounds(arguments.rounds), 0
     with stack() as servers:
         url = f"ws://127.0.0.1:{servers.addresses.janusgraph}/gremlin"
-        for number in range(arguments.rounds + 1):
+        for number in rounds:
             leg = Leg("graph_consumer", servers, SETTINGS)
             one, two = entities(arguments.events, f"c{number}"), entities(arguments.events, f"s{number}")
-            measure("entities: ceiling", number, lambda one=one: asyncio.run(ceiling(url, one)))
-            measure("entities: service", number, lambda two=two, leg=leg: leg.drain(two))
+            rounds.measure("entities: ceiling", lambda one=one: asyncio.run(ceiling(url, one)))
+            rounds.measure("entities: service", lambda two=two, leg=leg: leg.drain(two))
             for kind, look in (("upserts", True), ("adds", False)):
                 for at_once in (1, 8):
                     few = entities(TRAVERSALS, f"{kind}{at_once}-{number}")
-                    measure(
+                    rounds.measure(
                         f"entities: {kind}, {at_once} in flight",
-                        number,
                         lambda few=few, at_once=at_once, look=look: traversals(url, few, at_once, look=look),
                     )
             paid = payments(arguments.events, f"p{number}", one)
             again = payments(arguments.events, f"q{number}", two)
-            measure("payments: ceiling", number, lambda paid=paid: asyncio.run(ceiling(url, paid)))
-            measure("payments: service", number, lambda again=again, leg=leg: leg.drain(again))
+            rounds.measure("payments: ceiling", lambda paid=paid: asyncio.run(ceiling(url, paid)))
+            rounds.measure("payments: service", lambda again=again, leg=leg: leg.drain(again))
             peak = max(peak, leg.peak_bytes)
-    medians = {name: statistics.median(found) for name, found in rates.items()}
-    print(
-        f"{arguments.events:,} events, median of {arguments.rounds} rounds; service's peak memory {peak / 1e6:,.0f} MB"
-    )
-    for name, rate in medians.items():
-        base = medians[f"{name.partition(':')[0]}: service"]
-        print(f"{name:36} {rate:8,.0f}/s   service / this: {base / rate:6.2f}")
+    rounds.show(f"{arguments.events:,} events", "service", peak)
 
 
 if __name__ == "__main__":

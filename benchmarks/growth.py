@@ -16,9 +16,10 @@ import random
 import time
 from typing import TYPE_CHECKING, Any
 
+from datasets import mixed
 from draining import Leg
 from draining import stack as bare_stack
-from end_to_end import LEGS, RESULTS, drain, mixed
+from end_to_end import LEGS, RESULTS, drain
 from machine import Meter, describe
 from rich.console import Console
 from rich.table import Table
@@ -112,7 +113,7 @@ class Growth:
             self._stack.scale(leg, replicas)
 
     def _mixed(self, number: int) -> list[EntityEvent]:
-        return mixed(number, self._next_seed())
+        return list(mixed(number, self._next_seed()))
 
     def _next_seed(self) -> int:
         self._seed += 1

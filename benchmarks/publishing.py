@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING
 import aiohttp
 import pulsar
 import uvloop
+from datasets import mixed
 
-from banking.streaming import AsyncEntityProducer, EntityProducer, StreamingConfig, StreamingOrchestrator
+from banking.streaming import AsyncEntityProducer, EntityProducer
 from banking.streaming.broker import BrokerOptions, connect, open_producer
 from banking.streaming.events import encode_event
 from banking.streaming.topics import ENTITY_TOPICS, TopicProvisioner, ordering_key
@@ -46,21 +47,6 @@ async def provision(admin_url: str) -> None:
     provisioner = TopicProvisioner(admin_url)
     await provisioner.ensure()
     await provisioner.close()
-
-
-def make_events(number: int) -> list[EntityEvent]:
-    """A data set of the generators', as events."""
-    share = number // 20
-    config = StreamingConfig(
-        seed=1,
-        person_count=share * 4,
-        company_count=share,
-        account_count=share * 5,
-        transaction_count=share * 8,
-        communication_count=share * 2,
-        streaming_enabled=False,
-    )
-    return list(StreamingOrchestrator(config).events())
 
 
 def bare_loop(url: str, events: Sequence[EntityEvent]) -> float:
@@ -183,7 +169,7 @@ def main() -> None:
     parser.add_argument("--pulsar-admin-url", default="http://localhost:8080")
     arguments = parser.parse_args()
     asyncio.run(provision(arguments.pulsar_admin_url))
-    events = make_events(arguments.events)
+    events = list(mixed(arguments.events, 1))
     # The data set stays in memory only here: collections of garbage that walk through it are nobody's cost.
     gc.collect()
     gc.freeze()

@@ -17,21 +17,17 @@ import argparse
 import asyncio
 import json
 import shutil
-import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from draining import Leg, stack
+from datasets import communications
+from draining import Leg, Rounds, stack
 from opensearchpy import OpenSearch, helpers
 
-from banking.streaming import StreamingConfig, StreamingOrchestrator
-from banking.streaming.entities import EntityType
-from banking.streaming.events import create_event
 from vector_consumer.client import connect
 from vector_consumer.documents import encode_document
 from vector_consumer.embedder import make_embedder
@@ -39,7 +35,7 @@ from vector_consumer.mappings import define_indices, ensure_index
 from vector_consumer.settings import VectorSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from banking.streaming.events import EntityEvent
     from fleet.compose import Stack
@@ -47,30 +43,6 @@ if TYPE_CHECKING:
 BATCH_DOCUMENTS = 500
 IN_FLIGHT = 3
 HELPED = 2_000
-
-
-def communications(number: int, *, texts: bool) -> list[EntityEvent]:
-    """Generated messages."""
-    config = StreamingConfig(
-        seed=7,
-        person_count=200,
-        company_count=0,
-        account_count=0,
-        transaction_count=0,
-        communication_count=number,
-    )
-    return [
-        create_event(
-            EntityType.COMMUNICATION,
-            event.entity_id,
-            event.payload,
-            source="benchmark",
-            text_for_embedding=None if texts else "",
-            timestamp=event.timestamp,
-        )
-        for event in StreamingOrchestrator(config).events()
-        if event.entity_type is EntityType.COMMUNICATION
-    ]
 
 
 async def prepare(settings: VectorSettings, events: Sequence[EntityEvent]) -> list[bytes]:
@@ -135,17 +107,9 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    rates: dict[str, list[float]] = {}
-    peak = 0
-
-    def measure(name: str, number: int, run: Callable[[], float]) -> None:
-        rate = run()
-        print(f"round {number}: {name:28} {rate:8,.0f}/s", file=sys.stderr)
-        if number:  # the first round warms the servers up
-            rates.setdefault(name, []).append(rate)
-
+    rounds, peak = Rounds(arguments.rounds), 0
     with stack() as servers:
-        for number in range(arguments.rounds + 1):
+        for number in rounds:
             for kind in ("no vectors", "vectors"):
                 events = communications(arguments.documents, texts=kind == "vectors")
                 prefix = f"round{number}-{kind.replace(' ', '-')}"
@@ -159,17 +123,11 @@ def main() -> None:
                         "MAX_IN_FLIGHT_BATCHES": str(IN_FLIGHT),
                     },
                 )
-                measure(f"{kind}: curl", number, lambda s=curled, e=events: by_curl(s, e))
-                measure(f"{kind}: service", number, lambda leg=leg, e=events: leg.drain(e))
-                measure(f"{kind}: helper", number, lambda s=helped, e=events: by_helper(s, e[:HELPED]))
+                rounds.measure(f"{kind}: curl", lambda s=curled, e=events: by_curl(s, e))
+                rounds.measure(f"{kind}: service", lambda leg=leg, e=events: leg.drain(e))
+                rounds.measure(f"{kind}: helper", lambda s=helped, e=events: by_helper(s, e[:HELPED]))
                 peak = max(peak, leg.peak_bytes)
-    medians = {name: statistics.median(found) for name, found in rates.items()}
-    print(
-        f"{arguments.documents:,} documents, median of {arguments.rounds} rounds; service's peak {peak / 1e6:,.0f} MB"
-    )
-    for name, rate in medians.items():
-        base = medians[f"{name.partition(':')[0]}: service"]
-        print(f"{name:28} {rate:8,.0f}/s   service / this: {base / rate:6.2f}")
+    rounds.show(f"{arguments.documents:,} documents", "service", peak)
 
 
 def settings_of(servers: Stack, prefix: str) -> VectorSettings:

@@ -171,7 +171,7 @@ def verify(context: typer.Context, project: Project = PROJECT) -> None:
 
 @app.command()
 def reference() -> None:
-    """Write docs/configuration.md, docs/metrics.md and Grafana's dashboard anew from the code."""
+    """Write docs/configuration.md, docs/metrics.md, the picture of the flow and Grafana's dashboard anew."""
     from fleet.reference import PAGES  # noqa: PLC0415 - imports every service
 
     for name, page in PAGES.items():

@@ -1,4 +1,4 @@
-"""What is made from the code: settings, metrics, Grafana's dashboard. A test keeps the files equal to it."""
+"""What is made from the code: settings, metrics, the flow, Grafana's dashboard. A test keeps the files equal to it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import vector_consumer.metrics  # noqa: F401 - declares metrics
 from banking.streaming.leg import LegSettings
 from banking.streaming.settings import ServiceSettings, TombstoneSettings
 from dlq_worker.settings import DlqWorkerSettings
+from fleet.flow import flow_picture
 from fleet.panels import grafana_dashboard
 from fleet.rules import read_alerts
 from graph_consumer.settings import GraphSettings
@@ -85,6 +86,7 @@ def metrics_page() -> str:
 PAGES: Mapping[str, Callable[[], str]] = {
     "docs/configuration.md": configuration_page,
     "docs/metrics.md": metrics_page,
+    "docs/flow.svg": flow_picture,
     "config/grafana/dashboards/fleet.json": grafana_dashboard,
 }
 """What is made, by its path in the repository."""
