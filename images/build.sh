@@ -12,6 +12,12 @@ set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
+# One at a time: a second call waits for the first, and then finds what it wants there.
+if command -v flock >/dev/null; then
+  exec {lock}<.
+  flock "$lock"
+fi
+
 readonly ENV_FILE=../config/compose/.env
 readonly REGISTRY_TIMEOUT_SECONDS=15
 readonly PULL_TIMEOUT_SECONDS=900

@@ -55,13 +55,13 @@ def _interrupt(_number, _frame):
 
 
 @contextmanager
-def running(stack: Stack, *, keep: bool = False) -> Iterator[None]:
+def running(stack: Stack, *, keep: bool = False, timeout_seconds: float = 300.0) -> Iterator[None]:
     """The stack, ready, and anew unless it is kept; taken down afterwards, with its data, however this process ends."""
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         if not keep:
             stack.down(volumes=True)
-        stack.up()
+        stack.up(timeout_seconds)
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)

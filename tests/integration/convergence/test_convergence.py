@@ -1,7 +1,9 @@
-"""100,000 events, shuffled and repeated, through three replicas of each leg that are killed now and then.
+"""Many events, shuffled and repeated, through three replicas of each leg that are killed now and then.
 
 What the stores hold in the end is compared with what a plain sequential replay of the newest versions gives: vertex by
 vertex, edge by edge and document by document, with all properties. The replay is a few dictionaries in this process.
+
+    .venv/bin/pytest -m slow tests/integration/convergence     # the same with more events
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from fleet.compose import StackError
 from tests.replay import Replay, document_of, documents_as_they_are, evolve, graph_as_it_is, without_time
 from vector_consumer.mappings import EMBEDDING_FIELD
 
-EVENTS = 100_000
+EVENTS, MANY_EVENTS = 30_000, 100_000
 REPEATED_SHARE = 0.1
 REPLICAS = 3
 SEED = 20_240_331
@@ -30,25 +32,25 @@ SOURCE = "convergence"
 SECONDS = 600.0
 
 
-def make_history():
-    """Events of all types and kinds, in no order, some twice; the same ones in every run."""
+def make_history(number):
+    """As many events, of all types and kinds, in no order, some twice; the same ones in every run."""
     draw = random.Random(SEED)
     # The seed, and so every id, is this test's own: other tests publish generated data into the same stores.
     config = StreamingConfig(
         seed=SEED,
-        person_count=8_000,
-        company_count=800,
-        account_count=8_000,
-        transaction_count=10_000,
-        communication_count=3_200,
+        person_count=number * 8 // 100,
+        company_count=number * 8 // 1000,
+        account_count=number * 8 // 100,
+        transaction_count=number // 10,
+        communication_count=number * 32 // 1000,
     )
     born = list(StreamingOrchestrator(config).events())
     ids = {kind: [event.entity_id for event in born if event.entity_type is kind] for kind in EntityType}
     history = []
-    wanted = int(EVENTS * (1 - REPEATED_SHARE))
+    wanted = int(number * (1 - REPEATED_SHARE))
     states = [(event.entity_type, event.entity_id, event.payload) for event in born]
-    for number, (entity_type, entity_id, payload) in enumerate(states):
-        history.append(create_event(entity_type, entity_id, payload, source=SOURCE, version=1, event_id=f"b{number}"))
+    for place, (entity_type, entity_id, payload) in enumerate(states):
+        history.append(create_event(entity_type, entity_id, payload, source=SOURCE, version=1, event_id=f"b{place}"))
     versions = Counter()
     while len(history) < wanted:
         place = draw.randrange(len(states)) if draw.random() < 0.9 else draw.randrange(50)  # some are hot
@@ -71,7 +73,7 @@ def make_history():
                 event_id=f"u{len(history)}",
             )
         )
-    history += draw.sample(history, EVENTS - wanted)
+    history += draw.sample(history, number - wanted)
     draw.shuffle(history)
     return history
 
@@ -98,11 +100,12 @@ def replicas(stack):
         stack.scale(service, 1)
 
 
+@pytest.mark.parametrize("number", [EVENTS, pytest.param(MANY_EVENTS, marks=pytest.mark.slow)])
 async def test_both_stores_end_as_a_sequential_replay_of_the_newest_versions(
-    stack, replicas, graph, vector, assert_one_vertex_each
+    stack, replicas, graph, vector, assert_one_vertex_each, number
 ):
-    history = make_history()
-    assert len(history) == EVENTS
+    history = make_history(number)
+    assert len(history) == number
     replay, expectation = Replay(), Expectation()
     for event in history:
         replay.add(event)
@@ -112,7 +115,7 @@ async def test_both_stores_end_as_a_sequential_replay_of_the_newest_versions(
     try:
         async with AsyncEntityProducer(stack.addresses.pulsar_url) as producer:
             report = await producer.send_many(history)
-        assert (report.published, report.failed) == (EVENTS, 0)
+        assert (report.published, report.failed) == (number, 0)
         comparisons = await asyncio.gather(
             *(wait_until_equal(reader, expectation, SECONDS) for reader in (graph, vector))
         )
