@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -97,6 +98,27 @@ async def test_where_the_newest_is_rejected_the_next_older_is_written_in_its_pla
     assert [event.version for event in rig.sink.stored.values()] == [1]
     assert [letter.error for letter in rig.dead.letters] == ["balance: no number"] * 2
     assert {letter.reason for letter in rig.dead.letters} == {RejectionReason.INVALID_FIELD}
+
+
+async def test_the_backlog_s_age_is_that_of_the_oldest_event_in_flight():
+    rig = Rig(batch_messages=1)
+
+    def age():
+        return rig.metrics.registry.get_sample_value("streaming_backlog_age_seconds", {"consumer_type": "graph"})
+
+    data = create_person_event("p-1", "Ann", source="test").to_bytes()
+    async with rig.running():
+        await rig.until(lambda: rig.sink.opened)
+        assert age() == 0
+        rig.sink.away = "connection refused"
+        rig.source.put(data, published_seconds=time.time() - 100)
+        rig.source.put(data, published_seconds=time.time() - 500)
+        rig.source.put(data, topic="graph-retry-events", published_seconds=time.time() - 900)
+        await rig.until(lambda: age() >= 500)
+        assert 500 <= age() < 600
+        rig.sink.away = None
+        await rig.until(lambda: len(rig.source.acknowledged) == 3)
+        await rig.until(lambda: age() == 0)
 
 
 async def test_a_store_that_is_away_pauses_the_loop_and_nothing_is_lost_or_dead():

@@ -7,7 +7,8 @@ from itertools import pairwise
 import schemdraw
 from schemdraw.elements import Label, Line, Rect
 
-from banking.streaming.topics import DLQ_TOPIC, ENTITY_TOPICS, RETRY_TOPICS, Leg
+from banking.streaming.sink import Leg
+from banking.streaming.topics import DLQ_TOPIC, ENTITY_TOPICS, RETRY_TOPICS
 
 Point = tuple[float, float]
 

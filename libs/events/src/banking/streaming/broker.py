@@ -130,6 +130,11 @@ class Delivery:
         return self._properties
 
     @property
+    def published_seconds(self) -> float:
+        """When its producer handed it over, in seconds since 1970."""
+        return float(self.message.publish_timestamp()) / 1000
+
+    @property
     def message_id(self) -> str:
         """The broker's id of it, unique within the topic."""
         return str(self.message.message_id())

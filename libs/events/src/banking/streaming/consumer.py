@@ -182,6 +182,8 @@ class BatchConsumer:
         )
         self._slots = asyncio.Semaphore(self._options.max_in_flight)
         self._paused: dict[object, PauseReason] = {}
+        # When the oldest event of each batch in flight was published, in seconds since 1970.
+        self._published: dict[object, float] = {}
         self._stopping = asyncio.Event()
         self._halted = False
         health.report(PAUSED, "not started")
@@ -245,6 +247,8 @@ class BatchConsumer:
         """Take one batch from its bytes to its acknowledgement."""
         token = object()
         trace = batch_trace(self._leg, deliveries)
+        if not _are_retries(deliveries):
+            self._published[token] = min(delivery.published_seconds for delivery in deliveries)
         try:
             self._metrics.batch_events.labels(self._leg).observe(len(deliveries))
             self._metrics.batch_bytes.labels(self._leg).observe(sum(len(delivery.data) for delivery in deliveries))
@@ -263,6 +267,7 @@ class BatchConsumer:
             if trace is not None:
                 trace.end()
             self._resume(token)
+            self._published.pop(token, None)
             self._metrics.in_flight.labels(self._leg).dec()
             self._slots.release()
 
@@ -414,6 +419,7 @@ class BatchConsumer:
             *(metrics.batch_events, metrics.batch_bytes, metrics.event_to_store),
         ):
             metric.labels(self._leg)
+        metrics.backlog_age.labels(self._leg).set_function(self._backlog_age)
         for entity_type in EntityType:
             metrics.events_consumed.labels(entity_type.value, self._leg)
         for entity_type_name in (*EntityType, _NO_EVENT):
@@ -436,8 +442,8 @@ class BatchConsumer:
             latency.observe(max(0.0, (now - to_microseconds(event.timestamp)) / 1_000_000))
 
     def _count_retries(self, batch: _Batch) -> None:
-        """Count the results of a batch of retries; a batch comes from one source, so the first message tells."""
-        if batch.deliveries[0].topic not in RETRY_TOPICS.values():
+        """Count the results of a batch of retries."""
+        if not _are_retries(batch.deliveries):
             return
         results = Counter({Status.REJECTED: len(batch.letters)})
         for (_, status), number in batch.outcomes.items():
@@ -445,6 +451,11 @@ class BatchConsumer:
                 results[status] += number
         for status, number in results.items():
             self._metrics.dlq_retries.labels(self._leg, status.value).inc(number)
+
+    def _backlog_age(self) -> float:
+        """Asked for by a scrape, on a thread of its own."""
+        published = list(self._published.values())
+        return max(0.0, self._now() - min(published)) if published else 0.0
 
     async def _pause(self, token: object, attempt: int, reason: PauseReason, problem: str) -> int:
         """Note that a batch waits and wait a while; the number of the next attempt."""
@@ -479,6 +490,11 @@ class BatchConsumer:
     def _show_paused(self) -> None:
         halted = {PauseReason.REJECTION_LIMIT} if self._halted else set()
         self._metrics.show_paused(self._leg, halted.union(self._paused.values()))
+
+
+def _are_retries(deliveries: Sequence[Delivery]) -> bool:
+    """A batch comes from one source, so the first message tells."""
+    return deliveries[0].topic in RETRY_TOPICS.values()
 
 
 def _describe(error: Exception) -> str:

@@ -170,6 +170,13 @@ class StreamingMetrics:
             ("consumer_type",),
             registry=registry,
         )
+        self.backlog_age = Gauge(
+            "streaming_backlog_age_seconds",
+            "Since the oldest event that a leg works on was published; 0 while it works on none. Retries, which come "
+            "late on purpose, are left out",
+            ("consumer_type",),
+            registry=registry,
+        )
         self.paused = Gauge(
             "streaming_paused",
             "1 while a leg waits for its store or has stopped at the rejection limit, and for the consumer type `dlq` "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING
 
 from banking.streaming.broker import Delivery
@@ -76,12 +77,21 @@ class InMemorySink:
 class InMemoryMessage:
     """A message as `Delivery` reads it."""
 
-    def __init__(self, data: bytes, topic: str, key: str, number: int, properties: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        data: bytes,
+        topic: str,
+        key: str,
+        number: int,
+        properties: Mapping[str, str],
+        published_seconds: float = 0.0,
+    ) -> None:
         self._data = data
         self._topic = topic
         self._key = key
         self._number = number
         self._properties = dict(properties)
+        self._published_seconds = published_seconds
 
     def data(self) -> bytes:
         """The content."""
@@ -98,6 +108,10 @@ class InMemoryMessage:
     def properties(self) -> dict[str, str]:
         """The properties."""
         return self._properties
+
+    def publish_timestamp(self) -> int:
+        """When it was published, in milliseconds since 1970."""
+        return round(self._published_seconds * 1000)
 
     def message_id(self) -> int:
         """Its place in the source."""
@@ -118,11 +132,18 @@ class InMemorySource:
         self.acknowledged: list[Delivery] = []
 
     def put(
-        self, data: bytes, *, topic: str = "persons-events", key: str = "", properties: Mapping[str, str] | None = None
+        self,
+        data: bytes,
+        *,
+        topic: str = "persons-events",
+        key: str = "",
+        properties: Mapping[str, str] | None = None,
+        published_seconds: float | None = None,
     ) -> Delivery:
-        """Append a message."""
+        """Append a message, published now unless it is said when."""
         self._count += 1
-        delivery = Delivery(InMemoryMessage(data, topic, key, self._count, properties or {}))
+        published = time.time() if published_seconds is None else published_seconds
+        delivery = Delivery(InMemoryMessage(data, topic, key, self._count, properties or {}, published))
         self._waiting.append(delivery)
         return delivery
 
