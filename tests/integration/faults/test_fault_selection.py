@@ -7,8 +7,7 @@ from tests.integration.faults.faults import Faults
 
 STEPS = (
     ["kill pulsar", "kill graph_consumer"],
-    ["slow network between graph_consumer and janusgraph", "slow network between vector_consumer and opensearch"],
-    ["cut graph_consumer from pulsar", "cut vector_consumer from opensearch"],
+    ["slow network between graph_consumer and janusgraph", "cut vector_consumer from opensearch"],
     ["kill janusgraph", "kill opensearch", "poison"],
     ["scale graph_consumer", "kill vector_consumer"],
 )
