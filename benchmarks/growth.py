@@ -1,10 +1,11 @@
-"""How the fleet's rate changes as the stores fill, with more replicas, and with larger payloads and batches.
+"""How the fleet's rate changes as the stores fill, with more replicas, and with larger payloads, batches and queues.
 
-    .venv/bin/python benchmarks/growth.py [filling] [replicas] [payloads] [batches] [--events 20000] [--total 1000000]
+    .venv/bin/python benchmarks/growth.py [filling] [replicas] [payloads] [batches] [queues]
+                                          [--events 20000] [--total 1000000]
 
 Brings up a stack of its own, warms it up and removes it again. Every rate is from the first event published to the last
-that is settled, and every event is then looked up in both stores. Only `batches` is of one leg after the other, as a
-process of its own: it changes a setting of theirs.
+that is settled, and every event is then looked up in both stores. Only `batches` and `queues` are of one leg after the
+other, as a process of its own: they change a setting of theirs.
 """
 
 from __future__ import annotations
@@ -27,15 +28,16 @@ from rich.table import Table
 from banking.streaming.events import create_person_event
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from banking.streaming.events import EntityEvent
     from fleet.compose import Stack
 
-PARTS = ("filling", "replicas", "payloads", "batches")
+PARTS = ("filling", "replicas", "payloads", "batches", "queues")
 REPLICAS = (1, 2, 4)
 PAYLOAD_BYTES = (300, 1_000, 10_000, 100_000)
 BATCHES = (50, 100, 250, 500, 1000)
+QUEUES = (1000, 500, 200, 100, 50)
 _MOST_BYTES = 100_000_000
 _WORDS = [bytes(random.Random(number).choices(b"abcdefghijklmnopqrstuvwxyz", k=8)).decode() for number in range(5000)]
 
@@ -99,14 +101,29 @@ class Growth:
 
     def batches(self) -> Iterator[Row]:
         """Each leg alone, with more and more events in a batch."""
-        self._scale(0)
         for size in BATCHES:
-            row: Row = {"batch": size}
-            for service in LEGS:
-                leg = Leg(service, self._stack, {"BATCH_MAX_EVENTS": str(size)})
-                row[f"{service}, events/s"] = leg.drain(self._mixed(self._events))
-                row[f"{service}, peak MB"] = leg.peak_bytes / 1e6
-            yield row
+            yield {"batch": size, **self._alone({"BATCH_MAX_EVENTS": str(size)}, self._mixed(self._events))}
+
+    def queues(self) -> Iterator[Row]:
+        """Each leg alone, with shorter and shorter receiver queues: of mixed events, and of large ones."""
+        large = PAYLOAD_BYTES[-1]
+        for length in QUEUES:
+            for size, events in (
+                (0, self._mixed(self._events)),
+                (large, sized(_MOST_BYTES // large, large, self._next_seed())),
+            ):
+                setting = {"RECEIVER_QUEUE_EVENTS": str(length)}
+                yield {"queue": length, "payload bytes": size or "mixed", **self._alone(setting, events)}
+
+    def _alone(self, setting: dict[str, str], events: Sequence[EntityEvent]) -> Row:
+        """What each leg makes of it as a process of its own, one after the other."""
+        self._scale(0)
+        row: Row = {}
+        for number, service in enumerate(LEGS):
+            leg = Leg(service, self._stack, setting)
+            row[f"{service}, events/s"] = leg.drain(events, published=number > 0)
+            row[f"{service}, peak MB"] = leg.peak_bytes / 1e6
+        return row
 
     def _scale(self, replicas: int) -> None:
         for leg in LEGS:
@@ -148,7 +165,7 @@ def main() -> None:
             rows = found[part] = []
             for row in getattr(growth, part)():
                 rows.append(row)
-                console.print({name: round(value, 2) for name, value in row.items()})
+                console.print({name: _text(value) for name, value in row.items()})
                 (RESULTS / "growth.json").write_text(json.dumps(found, indent=1) + os.linesep, encoding="utf-8")
             show(part, rows, console)
 
@@ -157,10 +174,14 @@ def show(part: str, rows: list[Row], console: Console) -> None:
     """One part as a table."""
     table = Table(*rows[0], title=part)
     for row in rows:
-        table.add_row(
-            *(f"{value:,.2f}" if value < 10 and isinstance(value, float) else f"{value:,.0f}" for value in row.values())
-        )
+        table.add_row(*map(_text, row.values()))
     console.print(table)
+
+
+def _text(value: float | str) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:,.2f}" if value < 10 and isinstance(value, float) else f"{value:,.0f}"
 
 
 if __name__ == "__main__":
