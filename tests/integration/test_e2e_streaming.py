@@ -91,13 +91,12 @@ async def until(condition, seconds=60.0):
     return value
 
 
-async def test_a_generated_data_set_stands_in_both_stores(stack, graph, vector, assert_one_vertex_each):
+async def test_a_generated_data_set_stands_in_both_stores(stack, graph, vector):
     before = started(stack)
     expectation = Expectation()
     totals = await publish(stack.addresses.producer_url, data_set(7, 1000), on_event=expectation.add)
     assert totals["accepted"] == totals["read"] == expectation.count().total()
     await assert_in_both((graph, vector), expectation)
-    await assert_one_vertex_each()
     stubs = await graph.submit(
         "g.V().has('entity_id', within(wanted)).hasNot('version')", {"wanted": ids_of(expectation)}
     )
@@ -152,14 +151,13 @@ async def test_references_become_edges(producer, graph, vector, unique):
     assert amount == [12.5]
 
 
-async def test_two_graph_consumers_share_the_work_and_lose_nothing(stack, graph, vector, assert_one_vertex_each):
+async def test_two_graph_consumers_share_the_work_and_lose_nothing(stack, graph, vector):
     stack.scale("graph_consumer", 2)
     try:
         expectation = Expectation()
         totals = await publish(stack.addresses.producer_url, data_set(11, 4000), on_event=expectation.add)
         assert totals["accepted"] == expectation.count().total()
         await assert_in_both((graph, vector), expectation)
-        await assert_one_vertex_each()
         shares = await until(
             lambda: (
                 len(found := ask(stack, 'sum by (instance) (streaming_outcomes_total{job="graph_consumer"}) > 0')) >= 2
@@ -173,9 +171,7 @@ async def test_two_graph_consumers_share_the_work_and_lose_nothing(stack, graph,
 
 
 @pytest.mark.parametrize("store", ["janusgraph", "opensearch"])
-async def test_a_store_that_is_restarted_in_the_middle_loses_nothing(
-    stack, graph, vector, store, assert_one_vertex_each
-):
+async def test_a_store_that_is_restarted_in_the_middle_loses_nothing(stack, graph, vector, store):
     seed = {"janusgraph": 13, "opensearch": 17}[store]
     expectation = Expectation()
     publishing = asyncio.create_task(
@@ -187,10 +183,9 @@ async def test_a_store_that_is_restarted_in_the_middle_loses_nothing(
     assert totals["accepted"] == expectation.count().total()
     await asyncio.to_thread(stack.wait_ready, SECONDS)
     await assert_in_both((graph, vector), expectation)
-    await assert_one_vertex_each()
 
 
-async def test_kill_9_of_any_service_changes_nothing(stack, producer, graph, vector, assert_one_vertex_each):
+async def test_kill_9_of_any_service_changes_nothing(stack, producer, graph, vector):
     """The producer of this test is the library, so that the killed producer service has nothing to answer for."""
     expectation = Expectation()
     before = started(stack)
@@ -210,11 +205,14 @@ async def test_kill_9_of_any_service_changes_nothing(stack, producer, graph, vec
     await until(lambda: all(container.state == "running" for container in stack.containers()))
     await asyncio.to_thread(stack.wait_ready, SECONDS)
     await assert_in_both((graph, vector), expectation)
-    await assert_one_vertex_each()
     after = started(stack)
     assert {name for name in before if after[name] != before[name]} >= {
         stack.container(service) for service in SERVICES
     }
+
+
+async def test_after_all_that_every_entity_is_one_vertex(assert_one_vertex_each):
+    await assert_one_vertex_each()
 
 
 async def test_a_poison_event_is_retried_and_archived_and_holds_nothing_up(stack, producer, graph, vector, unique):
