@@ -191,7 +191,7 @@ async def test_kill_9_of_any_service_changes_nothing(stack, producer, graph, vec
     before = started(stack)
 
     def events():
-        for event in data_set(19, 8000):
+        for event in data_set(19, 4000):
             expectation.add(event)
             yield event
 

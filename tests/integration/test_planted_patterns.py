@@ -1,6 +1,8 @@
 """Two questions of docs/graph.md on data that nobody here wrote: AMLSim's, where the accounts of patterns are labelled.
 
 What the questions must find follows from the file alone; how much of it is labelled is printed.
+
+    EXTERNAL_DATA=folder .venv/bin/pytest -m slow -s tests/integration/test_planted_patterns.py
 """
 
 from __future__ import annotations
@@ -23,9 +25,10 @@ if TYPE_CHECKING:
     from fleet.stores import GraphReader
     from tests.integration.conftest import AmlSim
 
-pytestmark = pytest.mark.skipif(
-    "EXTERNAL_DATA" not in os.environ, reason="EXTERNAL_DATA names no folder of external data"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif("EXTERNAL_DATA" not in os.environ, reason="EXTERNAL_DATA names no folder of external data"),
+]
 
 QUERIES = dict(
     re.findall(

@@ -1,6 +1,8 @@
 """The extra `sentence-transformers`, from the lock file into an environment of its own: it is too large for everyone's.
 
 The first run on a machine downloads about 2.7 GB and takes a minute or two; later ones link what is there.
+
+    .venv/bin/pytest -m slow tests/integration/test_sentence_transformers.py
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from fleet.compose import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+pytestmark = pytest.mark.slow
 
 ENVIRONMENT = ROOT / ".state" / "sentence-transformers"
 
