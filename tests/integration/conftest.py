@@ -49,11 +49,6 @@ ENVIRONMENT = {
 }
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The simulated bank comes last: once it is in the graph, every full scan takes a minute."""
-    items.sort(key=lambda item: "amlsim" in item.path.name or "amlsim" in getattr(item, "fixturenames", ()))
-
-
 def _interrupt(_number, _frame):
     """End as by Ctrl-C, so that what was started is taken down."""
     raise KeyboardInterrupt

@@ -24,7 +24,7 @@ from fleet.compose import StackError
 from tests.replay import Replay, document_of, documents_as_they_are, evolve, graph_as_it_is, without_time
 from vector_consumer.mappings import EMBEDDING_FIELD
 
-EVENTS, MANY_EVENTS = 30_000, 100_000
+EVENTS, MANY_EVENTS = 20_000, 100_000
 REPEATED_SHARE = 0.1
 REPLICAS = 3
 SEED = 20_240_331

@@ -1,4 +1,7 @@
-"""Data that nobody here made: AMLSim's accounts and payments, from its files into both stores."""
+"""Data that nobody here made: AMLSim's accounts and payments, from its files into both stores.
+
+EXTERNAL_DATA=folder .venv/bin/pytest -m slow tests/integration/producer/test_producer_amlsim.py    # all of it
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import csv
 import gzip
 import os
 import re
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -15,7 +19,12 @@ from banking.streaming.entities import EntityType
 from fleet.comparison import Expectation, wait_until_equal
 from producer.intake import IdHash
 
+pytestmark = pytest.mark.skipif(
+    "EXTERNAL_DATA" not in os.environ, reason="EXTERNAL_DATA names no folder of external data"
+)
+
 ACCOUNTS, PAYMENTS = 20_000, 120_558
+FIRST_ACCOUNTS, FIRST_PAYMENTS = 2_000, 12_000
 STORE_SECONDS = 900
 LOOKUP_KEYS = 500
 LOOKUPS_AT_ONCE = 2
@@ -52,16 +61,32 @@ async def edges_of(graph, ids):
     return [edge for found in await asyncio.gather(*map(lookup, chunks)) for edge in found]
 
 
-@pytest.mark.skipif("EXTERNAL_DATA" not in os.environ, reason="EXTERNAL_DATA names no folder of external data")
-async def test_all_accounts_and_payments_reach_both_stores_with_their_edges(command, broker, graph, vector):
-    folder = Path(os.environ["EXTERNAL_DATA"]) / "amlsim"
+def first_rows(folder, accounts, payments):
+    """Files of the first rows, in a folder of the test's own."""
+    for name, number in (("nodes", accounts), ("transactions", payments)):
+        source = Path(os.environ["EXTERNAL_DATA"]) / "amlsim" / f"{name}.csv.gz"
+        with gzip.open(source) as whole, gzip.open(folder / source.name, "wb") as part:
+            part.writelines(islice(whole, 1 + number))
+
+
+@pytest.mark.parametrize(
+    ("accounts", "payments"),
+    [
+        pytest.param(FIRST_ACCOUNTS, FIRST_PAYMENTS, id="the first rows"),
+        pytest.param(ACCOUNTS, PAYMENTS, id="all rows", marks=pytest.mark.slow),
+    ],
+)
+async def test_accounts_and_payments_reach_both_stores_with_their_edges(
+    command, broker, graph, vector, tmp_path, accounts, payments
+):
+    first_rows(tmp_path, accounts, payments)
     published = [
-        await publish(command, folder / "nodes.csv.gz", "amlsim-accounts"),
-        await publish(command, folder / "transactions.csv.gz", "amlsim-payments"),
+        await publish(command, tmp_path / "nodes.csv.gz", "amlsim-accounts"),
+        await publish(command, tmp_path / "transactions.csv.gz", "amlsim-payments"),
     ]
     events = [
-        await broker.events("accounts-events", ACCOUNTS, "amlsim-account-"),
-        await broker.events("transactions-events", PAYMENTS, "amlsim-payment-"),
+        await broker.events("accounts-events", accounts, "amlsim-account-"),
+        await broker.events("transactions-events", payments, "amlsim-payment-"),
     ]
     for (*counts, hashed), sent in zip(published, events, strict=True):
         ids = IdHash()
@@ -72,7 +97,7 @@ async def test_all_accounts_and_payments_reach_both_stores_with_their_edges(comm
     expectation = Expectation()
     for sent in events:
         expectation.add_all(sent)
-    assert expectation.count() == {EntityType.ACCOUNT: ACCOUNTS, EntityType.TRANSACTION: PAYMENTS}
+    assert expectation.count() == {EntityType.ACCOUNT: accounts, EntityType.TRANSACTION: payments}
     comparisons = await asyncio.gather(
         *(wait_until_equal(store, expectation, STORE_SECONDS) for store in (graph, vector))
     )
@@ -81,27 +106,23 @@ async def test_all_accounts_and_payments_reach_both_stores_with_their_edges(comm
         assert comparison.equal == expectation.count()
 
     # An id holds its row's number in the file, and the row says who pays whom.
-    payments = {event.entity_id.split("-")[2]: event.entity_id for event in events[1]}
+    id_of = {event.entity_id.split("-")[2]: event.entity_id for event in events[1]}
     expected = [
         edge
-        for number, row in enumerate(rows(folder / "transactions.csv.gz"), start=1)
+        for number, row in enumerate(rows(tmp_path / "transactions.csv.gz"), start=1)
         for edge in (
-            (payments[str(number)], "from_account", f"amlsim-account-{row['sourceNodeId']}"),
-            (payments[str(number)], "to_account", f"amlsim-account-{row['targetNodeId']}"),
+            (id_of[str(number)], "from_account", f"amlsim-account-{row['sourceNodeId']}"),
+            (id_of[str(number)], "to_account", f"amlsim-account-{row['targetNodeId']}"),
         )
     ]
-    assert len(expected) == 2 * PAYMENTS
-    assert sorted(await edges_of(graph, list(payments.values()))) == sorted(expected)
+    assert len(expected) == 2 * payments
+    assert sorted(await edges_of(graph, list(id_of.values()))) == sorted(expected)
 
 
-@pytest.mark.skipif("EXTERNAL_DATA" not in os.environ, reason="EXTERNAL_DATA names no folder of external data")
 async def test_the_files_own_digits_are_kept(command, broker, tmp_path):
-    folder = Path(os.environ["EXTERNAL_DATA"]) / "amlsim"
-    for name in ("nodes", "transactions"):
-        with gzip.open(folder / f"{name}.csv.gz") as whole:
-            (tmp_path / f"{name}.csv").write_bytes(whole.readline() + whole.readline())
-    await publish(command, tmp_path / "nodes.csv", "amlsim-accounts")
-    await publish(command, tmp_path / "transactions.csv", "amlsim-payments")
+    first_rows(tmp_path, 1, 1)
+    await publish(command, tmp_path / "nodes.csv.gz", "amlsim-accounts")
+    await publish(command, tmp_path / "transactions.csv.gz", "amlsim-payments")
     [account] = await broker.events("accounts-events", 1, "amlsim-account-")
     [payment] = await broker.events("transactions-events", 1, "amlsim-payment-")
     assert account.payload["balance"] == "184.44"
