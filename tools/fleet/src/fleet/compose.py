@@ -290,15 +290,17 @@ class Stack:
         told: set[str] = set()
         # One after the other: a check costs a fifth of a second of CPU, which those that start are short of.
         while waiting:
-            problem = self._problem(waiting[0])
+            container = waiting[0]
+            problem = self._problem(container)
             if problem is None:
                 waiting.pop(0)
                 continue
-            if waiting[0].service not in told:
-                told.add(waiting[0].service)
-                self._say(f"waiting for {waiting[0].service}")
+            if container.service not in told:
+                told.add(container.service)
+                self._say(f"waiting for {container.service}")
             if time.monotonic() > deadline:
-                container, names = waiting[0], ", ".join(other.service for other in waiting if self._problem(other))
+                unready = [container, *(other for other in waiting[1:] if self._problem(other))]
+                names = ", ".join(each.service for each in unready)
                 raise StackError(
                     f"not ready after {timeout_seconds:.0f} s: {names}\n{container.name}: {problem}\n"
                     f"{self.logs(container.service, container.number)}"
