@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import fields
+from typing import TYPE_CHECKING
 
+from banking.data_generators import Counts
 from banking.streaming import StreamingConfig, StreamingOrchestrator
 from banking.streaming.entities import EntityType
 from banking.streaming.events import create_event
@@ -16,12 +18,21 @@ if TYPE_CHECKING:
 _REFERENCES = ("employer_id", "owner_id", "owner_type", "joint_owners", "beneficial_owners")
 
 
+def mix(number: int) -> Counts:
+    """How many entities of each type make up so many."""
+    part = number // 20
+    return Counts(
+        persons=4 * part,
+        companies=part,
+        accounts=5 * part,
+        transactions=number - 13 * part,
+        communications=3 * part,
+    )
+
+
 def mixed(number: int, seed: int) -> Iterator[EntityEvent]:
     """Events of all five types; another seed, other entities."""
-    part = number // 20
-    return _generated(
-        seed, persons=4 * part, companies=part, accounts=5 * part, transactions=number - 13 * part, messages=3 * part
-    )
+    return _generated(seed, mix(number))
 
 
 def entities(number: int, name: str) -> list[EntityEvent]:
@@ -34,7 +45,7 @@ def entities(number: int, name: str) -> list[EntityEvent]:
             source="benchmark",
             timestamp=event.timestamp,
         )
-        for event in _generated(7, persons=number // 2, accounts=number // 2)
+        for event in _generated(7, _counts(persons=number // 2, accounts=number // 2))
     ]
 
 
@@ -70,19 +81,23 @@ def communications(number: int, *, texts: bool) -> list[EntityEvent]:
             text_for_embedding=None if texts else "",
             timestamp=event.timestamp,
         )
-        for event in _generated(7, persons=200, messages=number)
+        for event in _generated(7, _counts(persons=200, communications=number))
         if event.entity_type is EntityType.COMMUNICATION
     ]
 
 
-def _generated(
-    seed: int, *, persons: int = 0, companies: int = 0, accounts: int = 0, transactions: int = 0, messages: int = 0
-) -> Iterator[EntityEvent]:
-    counts: dict[str, Any] = {
-        "person_count": persons,
-        "company_count": companies,
-        "account_count": accounts,
-        "transaction_count": transactions,
-        "communication_count": messages,
-    }
-    return StreamingOrchestrator(StreamingConfig(seed=seed, **counts)).events()
+def _counts(**counts: int) -> Counts:
+    """None of a type that is not named."""
+    return Counts(**{field.name: 0 for field in fields(Counts)} | counts)
+
+
+def _generated(seed: int, counts: Counts) -> Iterator[EntityEvent]:
+    config = StreamingConfig(
+        seed=seed,
+        person_count=counts.persons,
+        company_count=counts.companies,
+        account_count=counts.accounts,
+        transaction_count=counts.transactions,
+        communication_count=counts.communications,
+    )
+    return StreamingOrchestrator(config).events()

@@ -101,11 +101,13 @@ class Growth:
 
     def batches(self) -> Iterator[Row]:
         """Each leg alone, with more and more events in a batch."""
+        self._scale(0)
         for size in BATCHES:
             yield {"batch": size, **self._alone({"BATCH_MAX_EVENTS": str(size)}, self._mixed(self._events))}
 
     def queues(self) -> Iterator[Row]:
         """Each leg alone, with shorter and shorter receiver queues: of mixed events, and of large ones."""
+        self._scale(0)
         large = PAYLOAD_BYTES[-1]
         for length in QUEUES:
             for size, events in (
@@ -117,7 +119,6 @@ class Growth:
 
     def _alone(self, setting: dict[str, str], events: Sequence[EntityEvent]) -> Row:
         """What each leg makes of it as a process of its own, one after the other."""
-        self._scale(0)
         row: Row = {}
         for number, service in enumerate(LEGS):
             leg = Leg(service, self._stack, setting)
