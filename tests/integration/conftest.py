@@ -18,6 +18,7 @@ import msgspec
 import pytest
 
 from banking.streaming.sink import Status
+from fleet.comparison import wait_until_equal
 from fleet.compose import Stack
 from fleet.stores import GraphReader, VectorReader
 from graph_consumer.sink import GraphSink
@@ -26,9 +27,11 @@ from producer.records import CsvRows
 from tests.replay import vertices_by_scan
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
     from banking.streaming.events import EntityEvent
+    from fleet.comparison import Expectation
+    from fleet.stores import StoreReader
     from graph_consumer.settings import GraphSettings
 
 # Two test runs on one machine take a project and ports of their own each.
@@ -82,6 +85,13 @@ def archived_letters(stack: Stack) -> list[dict[str, Any]]:
     """All letters in the archive of a stack, as `dlq_worker list` tells of them."""
     command = ("dlq_worker", "list", "--format", "json", "--limit", "1000000")
     return [json.loads(line) for line in stack.exec("dlq_worker", *command, timeout_seconds=120).splitlines()]
+
+
+async def assert_in_both(readers: Sequence[StoreReader], expectation: Expectation, seconds: float = 240.0) -> None:
+    """Both stores come to hold everything that is expected within that time, entity by entity."""
+    for comparison in await asyncio.gather(*(wait_until_equal(reader, expectation, seconds) for reader in readers)):
+        assert comparison.differences == []
+        assert comparison.equal == expectation.count()
 
 
 def assert_confined(stack: Stack) -> None:

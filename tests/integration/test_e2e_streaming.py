@@ -25,10 +25,10 @@ from banking.streaming.entities import EntityType
 from banking.streaming.events import create_event, create_person_event
 from banking.streaming.producer import AsyncEntityProducer
 from banking.streaming.streaming_orchestrator import StreamingConfig, StreamingOrchestrator
-from fleet.comparison import Expectation, compare, wait_until_equal
+from fleet.comparison import Expectation, compare
 from fleet.compose import ROOT, SERVICES, StackError
 from fleet.publishing import publish
-from tests.integration.conftest import archived_letters, assert_confined
+from tests.integration.conftest import archived_letters, assert_confined, assert_in_both
 
 SECONDS = 240.0
 PERSONS = "persistent://public/banking/persons-events"
@@ -63,13 +63,6 @@ def expected(*events):
     expectation = Expectation()
     expectation.add_all(events)
     return expectation
-
-
-async def assert_in_both(readers, expectation, seconds=SECONDS):
-    comparisons = await asyncio.gather(*(wait_until_equal(reader, expectation, seconds) for reader in readers))
-    for comparison in comparisons:
-        assert comparison.differences == []
-        assert comparison.equal == expectation.count()
 
 
 def started(stack):

@@ -37,7 +37,7 @@ from banking.streaming.topics import (
     Right,
     full_name,
 )
-from fleet.comparison import Expectation, wait_until_equal
+from fleet.comparison import Expectation
 from fleet.compose import ROOT, SERVICES, Security, Stack
 from fleet.keyring import ROLES
 from fleet.publishing import PublishingError, publish
@@ -45,7 +45,7 @@ from fleet.stores import GraphReader, VectorReader
 from fleet.tokens import make_signing_key, make_token
 from graph_consumer.gremlin import AuthenticationError, ConnectionFailedError
 from graph_consumer.servers import make_client
-from tests.integration.conftest import ENVIRONMENT, PROJECT, archived_letters, assert_confined
+from tests.integration.conftest import ENVIRONMENT, PROJECT, archived_letters, assert_confined, assert_in_both
 from vector_consumer.sink import VectorSink
 
 SECONDS = 120.0
@@ -97,12 +97,10 @@ def secrets_of(stack):
     return stack.addresses.secrets.parent
 
 
-async def assert_in_both(readers, *events):
+async def assert_stored(readers, *events):
     expectation = Expectation()
     expectation.add_all(events)
-    for comparison in await asyncio.gather(*(wait_until_equal(reader, expectation, SECONDS) for reader in readers)):
-        assert comparison.differences == []
-        assert comparison.equal == expectation.count()
+    await assert_in_both(readers, expectation, SECONDS)
 
 
 async def until(question, seconds=SECONDS):
@@ -124,7 +122,7 @@ class TestWork:
         addresses = secured.addresses
         totals = await publish(addresses.producer_url, events, api_key=addresses.api_key)
         assert totals["accepted"] == 50
-        await assert_in_both(readers, *events)
+        await assert_stored(readers, *events)
 
     async def test_a_dead_letter_is_retried_and_archived(self, secured, unique):
         poison = create_person_event(unique, "Ann", {"date_of_birth": "yesterday"}, source="test")
@@ -552,7 +550,7 @@ async def publish_marked(stack, readers, unique):
         await publisher.publish_all([Outgoing(_PERSONS, data, key) for key, data in raw.items()])
     finally:
         await publisher.close()
-    await assert_in_both(readers, good)
+    await assert_stored(readers, good)
     return [text for _, text, _ in refused]
 
 
@@ -618,4 +616,4 @@ class TestDocument:
     async def test_what_was_renewed_is_in_use(self, secured, readers, unique):
         event = create_person_event(unique, "Ann", source="test")
         await publish(secured.addresses.producer_url, [event], api_key=secured.addresses.api_key)
-        await assert_in_both(readers, event)
+        await assert_stored(readers, event)

@@ -18,12 +18,11 @@ import pytest
 from banking.streaming.entities import EntityType
 from banking.streaming.streaming_orchestrator import StreamingConfig, StreamingOrchestrator
 from banking.streaming.topics import ENTITY_TOPICS, full_name
-from fleet.comparison import Expectation, compare, wait_until_equal
+from fleet.comparison import Expectation, compare
 from fleet.compose import Stack
 from fleet.publishing import publish
 from fleet.stores import GraphReader, VectorReader
-from tests.integration.conftest import ENVIRONMENT, PROJECT, assert_confined, running
-from tests.replay import vertices_by_scan
+from tests.integration.conftest import ENVIRONMENT, PROJECT, assert_confined, assert_in_both, running
 
 pytestmark = pytest.mark.slow
 
@@ -37,8 +36,8 @@ _FURTHER_PORTS = ("OPENSEARCH_2_PORT", "OPENSEARCH_3_PORT", "JANUSGRAPH_2_HOST_P
 _FIRST_PORT = max(int(port) for name, port in ENVIRONMENT.items() if name.endswith("_PORT")) + 40
 
 
-@pytest.fixture(scope="module")
-def cluster(request):
+@pytest.fixture(scope="session")
+def stack(request):
     ports = {name: str(_FIRST_PORT + number) for number, name in enumerate(_FURTHER_PORTS)}
     terminal = request.config.get_terminal_writer()
     stack = Stack(
@@ -52,9 +51,9 @@ def cluster(request):
 
 
 @pytest.fixture
-async def readers(cluster):
+async def readers(stack):
     """Readers that know every server, as the legs do."""
-    addresses = cluster.addresses
+    addresses = stack.addresses
     graph = addresses.graph_settings().model_copy(
         update={
             "janusgraph_host": f"127.0.0.1:{addresses.janusgraph},127.0.0.1:{_FIRST_PORT + 2}",
@@ -90,67 +89,56 @@ def ask_json(url):
         return json.load(response)
 
 
-async def assert_all_there(readers, expectation):
-    for comparison in await asyncio.gather(*(wait_until_equal(reader, expectation, SECONDS) for reader in readers)):
-        assert comparison.differences == []
-        assert comparison.equal == expectation.count()
-
-
-async def assert_one_vertex_each(cluster):
-    counted = await vertices_by_scan(cluster.addresses.graph_settings())
-    assert [key for key, number in counted.items() if number > 1] == []
-
-
-async def test_there_is_more_than_one_of_what_can_be(cluster):
-    running_services = [container.service for container in cluster.containers() if container.state == "running"]
+async def test_there_is_more_than_one_of_what_can_be(stack):
+    running_services = [container.service for container in stack.containers() if container.state == "running"]
     assert all(running_services.count(leg) == 3 for leg in LEGS)
     assert {*NODES, *SERVERS} <= set(running_services)
-    health = ask_json(f"http://127.0.0.1:{cluster.addresses.opensearch}/_cluster/health")
+    health = ask_json(f"http://127.0.0.1:{stack.addresses.opensearch}/_cluster/health")
     assert health["number_of_nodes"] == 3
     for topic in ENTITY_TOPICS.values():
         address = full_name(topic).replace("persistent://", "persistent/")
-        url = f"{cluster.addresses.pulsar_admin_url}/admin/v2/{address}/partitions"
+        url = f"{stack.addresses.pulsar_admin_url}/admin/v2/{address}/partitions"
         assert ask_json(url)["partitions"] == 3
 
 
-async def test_its_containers_are_confined(cluster):
-    assert_confined(cluster)
+async def test_its_containers_are_confined(stack):
+    assert_confined(stack)
 
 
-async def test_a_generated_data_set_stands_in_both_stores(cluster, readers):
+async def test_a_generated_data_set_stands_in_both_stores(stack, readers, assert_one_vertex_each):
     expectation = Expectation()
-    totals = await publish(cluster.addresses.producer_url, data_set(11), on_event=expectation.add)
+    totals = await publish(stack.addresses.producer_url, data_set(11), on_event=expectation.add)
     assert totals["accepted"] == totals["read"] == expectation.count().total()
-    await assert_all_there(readers, expectation)
-    await assert_one_vertex_each(cluster)
+    await assert_in_both(readers, expectation, SECONDS)
+    await assert_one_vertex_each()
 
 
-async def test_the_loss_of_one_of_each_loses_nothing_and_readers_go_on(cluster, readers):
+async def test_the_loss_of_one_of_each_loses_nothing_and_readers_go_on(stack, readers, assert_one_vertex_each):
     """While events flow, one node, one server and one replica of each leg after the other is away for a while."""
     known, expectation = Expectation(), Expectation()
-    totals = await publish(cluster.addresses.producer_url, data_set(12), on_event=known.add)
+    totals = await publish(stack.addresses.producer_url, data_set(12), on_event=known.add)
     assert totals["accepted"] == totals["read"]
-    await assert_all_there(readers, known)
+    await assert_in_both(readers, known, SECONDS)
     # A part of what is known is looked up again and again.
     some = Expectation({EntityType.PERSON: dict(list(known.entities[EntityType.PERSON].items())[:100])})
     reads = [asyncio.create_task(keep_reading(reader, some)) for reader in readers]
 
-    publishing = asyncio.create_task(publish(cluster.addresses.producer_url, data_set(13), on_event=expectation.add))
+    publishing = asyncio.create_task(publish(stack.addresses.producer_url, data_set(13), on_event=expectation.add))
     for service in (NODES[1], SERVERS[1], NODES[0], SERVERS[0]):
-        replica = cluster.container(LEGS[service in NODES], 2)
-        await asyncio.to_thread(cluster.podman, "stop", "-t", "0", cluster.container(service), replica)
+        replica = stack.container(LEGS[service in NODES], 2)
+        await asyncio.to_thread(stack.podman, "stop", "-t", "0", stack.container(service), replica)
         await asyncio.sleep(20)
-        await asyncio.to_thread(cluster.podman, "start", cluster.container(service), replica)
-        await asyncio.to_thread(cluster.wait_ready, 300.0)
+        await asyncio.to_thread(stack.podman, "start", stack.container(service), replica)
+        await asyncio.to_thread(stack.wait_ready, 300.0)
     totals = await publishing
     assert totals["accepted"] == totals["read"] == expectation.count().total()
     for read in reads:
         read.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await read  # it raises what a reader was told
-    await assert_all_there(readers, expectation)
-    await assert_all_there(readers, known)
-    await assert_one_vertex_each(cluster)
+    await assert_in_both(readers, expectation, SECONDS)
+    await assert_in_both(readers, known, SECONDS)
+    await assert_one_vertex_each()
 
 
 async def keep_reading(reader, expectation):
