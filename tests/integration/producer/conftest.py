@@ -16,8 +16,9 @@ import aiohttp
 import pulsar
 import pytest
 
+from banking.streaming.broker import BrokerOptions, connect, open_reader
 from banking.streaming.events import decode_event
-from banking.streaming.topics import ENTITY_TOPICS, TopicProvisioner, full_name
+from banking.streaming.topics import ENTITY_TOPICS, TopicProvisioner
 
 START_SECONDS = 60
 REQUEST_SECONDS = 120
@@ -70,9 +71,10 @@ class Broker:
 async def broker(pulsar_url, pulsar_admin_url):
     async with TopicProvisioner(pulsar_admin_url) as provisioner:
         await provisioner.ensure()
-    client = pulsar.Client(pulsar_url)
+    options = BrokerOptions(pulsar_url)
+    client = connect(options)
     readers = {
-        topic: await asyncio.to_thread(client.create_reader, full_name(topic), pulsar.MessageId.latest)
+        topic: await asyncio.to_thread(open_reader, client, options, topic, pulsar.MessageId.latest)
         for topic in ENTITY_TOPICS.values()
     }
     yield Broker(client, readers)
