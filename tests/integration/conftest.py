@@ -48,6 +48,7 @@ _PUBLISHED = (
 ENVIRONMENT = {
     **{variable: str(_FIRST_PORT + offset) for offset, variable in enumerate(_PUBLISHED)},
     "DLQ_RETRY_DELAYS_SECONDS": "1,2,3",
+    "AUDIT_INTERVAL_SECONDS": "86400",  # one at the start; a test's own audits are not disturbed by another
     "TOMBSTONE_RETENTION_DAYS": "3650",  # tests of the purge write tombstones of the past
 }
 

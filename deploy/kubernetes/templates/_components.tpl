@@ -5,7 +5,7 @@ graphConsumer: {image: graph_consumer, port: 8001, uses: [pulsar, janusgraph]}
 vectorConsumer: {image: vector_consumer, port: 8001, uses: [pulsar, opensearch]}
 dlqWorker: {image: dlq_worker, port: 8001, uses: [pulsar, archive]}
 {{- if .Values.audit.enabled }}
-audit: {image: verify, uses: [pulsar, janusgraph, opensearch, archive]}
+audit: {image: verify, port: 8001, uses: [pulsar, janusgraph, opensearch, archive]}
 {{- end }}
 {{- if .Values.pulsar.secured }}
 provisioner: {image: dlq_worker, uses: [pulsar]}

@@ -35,6 +35,10 @@ PULSAR_ADMIN_URL: {{ $values.pulsar.adminUrl }}
 TOPIC_PARTITIONS: {{ $values.pulsar.topicPartitions | int | quote }}
 {{- if .port }}
 HTTP_PORT: {{ .port | int | quote }}
+{{- end }}
+{{- if eq .key "audit" }}
+AUDIT_INTERVAL_SECONDS: {{ $values.audit.intervalSeconds | int | quote }}
+{{- else if .port }}
 # Where rights count the services may not; the provisioner does it.
 PROVISION_TOPICS: {{ not $values.pulsar.secured | quote }}
 {{- with $values.tracing.endpoint }}

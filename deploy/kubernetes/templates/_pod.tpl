@@ -70,6 +70,9 @@ volumes:
 
 {{/* What a container that serves health and metrics has beside the others. */}}
 {{- define "fleet.serving" -}}
+{{- if eq .key "audit" }}
+args: [watch]
+{{- end }}
 ports:
   - {name: http, containerPort: {{ .port | int }}}
 # A service serves health before anything else, but imports its libraries first.

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
 import uuid
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from banking.streaming.entities import EntityType
 from banking.streaming.events import create_event, create_person_event
 from banking.streaming.producer import AsyncEntityProducer
 from dlq_worker.settings import DlqWorkerSettings
 from fleet.comparison import Expectation, wait_until_equal
+from fleet.compose import StackError
 from graph_consumer.settings import GraphSettings
 from tests.integration.conftest import ENVIRONMENT, archived_letters
 from vector_consumer.mappings import alias_of
@@ -346,6 +350,42 @@ async def test_contents_are_compared_where_that_is_asked_for(producer, systems, 
         while (report := await audited(systems, Scope(prefix=bank.unique, contents=True))).findings:
             await asyncio.sleep(1)
     assert report.status is Status.IN_STEP
+
+
+async def watched(stack):
+    """What the service tells as metrics after the audit that it begins with."""
+    await asyncio.to_thread(stack.restart, "verify")
+    program = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:8001/metrics').read().decode())"
+    async with asyncio.timeout(SECONDS):
+        while True:
+            with contextlib.suppress(StackError):  # it does not listen yet
+                text = await asyncio.to_thread(stack.exec, "verify", "python", "-c", program)
+                samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+                judged = [one.value for one in samples if one.labels.get("status") in {"in step", "differences"}]
+                if any(judged):
+                    break
+            await asyncio.sleep(0.5)
+    names = ("consumer_type", "entity_type", "difference")
+    return Counter(
+        {
+            tuple(one.labels[name] for name in names): int(one.value)
+            for one in samples
+            if one.name == "streaming_audit_differences"
+        }
+    )
+
+
+async def test_the_service_tells_prometheus_what_it_finds(stack, producer, systems, bank):
+    await producer.send(bank.person("watched"))
+    await bank.settle()
+    before = await watched(stack)
+    await bank.remove_document("watched", 1)
+    assert await watched(stack) - before == {("vector", "person", "missing"): 1}
+    assert '"status": 0, "event": "stopped"' in stack.logs("verify", lines=1000)  # each time it was restarted
+    report = await audited(systems, Scope(prefix=bank.unique, repair=True))
+    assert report.repaired == 1
+    await bank.settle()
+    assert await watched(stack) == before
 
 
 async def test_a_repair_that_comes_late_undoes_nothing(stack, producer, systems, bank, vector):

@@ -52,10 +52,7 @@ class Release:
 
     def pods(self):
         """The template of every pod, by component."""
-        templates = [
-            *(item["spec"]["template"] for kind in ("Deployment", "Job") for item in self.of(kind).values()),
-            *(item["spec"]["jobTemplate"]["spec"]["template"] for item in self.of("CronJob").values()),
-        ]
+        templates = [item["spec"]["template"] for kind in ("Deployment", "Job") for item in self.of(kind).values()]
         return {template["metadata"]["labels"]["app.kubernetes.io/component"]: template for template in templates}
 
     def environment(self, component):

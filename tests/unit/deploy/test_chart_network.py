@@ -24,7 +24,7 @@ INGRESS = {
     "graph-consumer": {(MONITORING, 8001, "TCP")},
     "vector-consumer": {(MONITORING, 8001, "TCP")},
     "dlq-worker": {(MONITORING, 8001, "TCP")},
-    "audit": set(),
+    "audit": {(MONITORING, 8001, "TCP")},
     "provisioner": set(),
 }
 

@@ -14,13 +14,14 @@ from fleet.keyring import Keyring
 from graph_consumer.settings import GraphSettings
 from producer.settings import ProducerSettings
 from vector_consumer.settings import VectorSettings
+from verify.settings import AuditSettings
 
 READ_BY = {
     "producer": [ProducerSettings],
     "graph-consumer": [GraphSettings],
     "vector-consumer": [VectorSettings],
     "dlq-worker": [DlqWorkerSettings],
-    "audit": [GraphSettings, VectorSettings, DlqWorkerSettings],
+    "audit": [GraphSettings, VectorSettings, DlqWorkerSettings, AuditSettings],
     "provisioner": [ServiceSettings],
 }
 COMPOSE_SERVICES = {component: component.replace("-", "_") for component in READ_BY} | {"audit": "verify"}
@@ -61,7 +62,11 @@ BY_DEFAULT = {
     "graph-consumer": PULSAR | SERVICE | JANUSGRAPH,
     "vector-consumer": PULSAR | SERVICE | OPENSEARCH,
     "dlq-worker": PULSAR | SERVICE | ARCHIVE,
-    "audit": PULSAR | JANUSGRAPH | OPENSEARCH | {"OPENSEARCH_USER": "operator"} | ARCHIVE,
+    "audit": PULSAR
+    | JANUSGRAPH
+    | OPENSEARCH
+    | ARCHIVE
+    | {"HTTP_PORT": "8001", "AUDIT_INTERVAL_SECONDS": "86400", "OPENSEARCH_USER": "operator"},
     "provisioner": PULSAR,
 }
 
@@ -201,7 +206,8 @@ def test_memory_limits_and_images_are_those_of_the_compose_files(release):
         (container,) = template["spec"]["containers"]
         assert container["resources"]["limits"] == {"memory": f"{service['mem_limit'].removesuffix('m')}Mi"}
         assert container["image"] == f"registry.example.com/banking/{service['image'].rsplit('/', 1)[1]}:0.2.0"
-        assert container.get("command") == service.get("command")
+        # Kubernetes' args are compose's command where the image has an entrypoint.
+        assert container.get("args", container.get("command")) == service.get("command")
 
 
 def test_what_compose_sets_the_chart_sets_too(release):
@@ -211,5 +217,5 @@ def test_what_compose_sets_the_chart_sets_too(release):
     for component, service in COMPOSE_SERVICES.items():
         named = {name for file in (full, secure) for name in file.get(service, {}).get("environment", {})}
         if component == "audit":
-            named -= {"HTTP_PORT", *TRACING}  # it serves nothing, and traces nothing
+            named -= set(TRACING)  # it traces nothing
         assert named - left_to_settings <= set(traced.environment(component)), component

@@ -36,14 +36,17 @@ SERVERS = ("pulsar", "janusgraph", "opensearch", "prometheus")
 """The servers that every stack has."""
 
 AUDIT = "verify"
-"""The audit: a service of the compose file that runs when it is asked for, and ends."""
+"""The audit's service, built from this checkout too."""
 
-# What every service's image is built from, beside its own folder; the base image is named in .env.
+# What every image is built from, beside folders of its own; the base image is named in .env.
 _SHARED_SOURCES = (ROOT / "pyproject.toml", ROOT / "uv.lock", ROOT / "libs", COMPOSE_FILE.parent / ".env")
-_AUDIT_SOURCES = (
-    *(ROOT / "services" / service for service in ("graph_consumer", "vector_consumer", "dlq_worker")),
-    ROOT / "tools" / AUDIT,
-)
+_SOURCES = {
+    **{service: (ROOT / "services" / service,) for service in SERVICES},
+    AUDIT: (
+        *(ROOT / "services" / service for service in ("graph_consumer", "vector_consumer", "dlq_worker")),
+        ROOT / "tools" / AUDIT,
+    ),
+}
 _STATE = ROOT / ".state"
 _SECRETS_VARIABLE = "SECRETS_FOLDER"
 _IMAGES_SCRIPT = ROOT / "images" / "build.sh"
@@ -58,6 +61,9 @@ _LOG_LINES = 30
 _QUICK_SECONDS = 60.0
 _BUILD_SECONDS = 1800.0
 _AUDIT_SECONDS = 24 * 3600.0
+# The exit statuses of `timeout` when the time was up, and the highest one of an audit.
+_TIMED_OUT = frozenset({124, 137})
+_LAST_VERDICT = 2
 _POLL_SECONDS = 1.0
 
 
@@ -332,26 +338,21 @@ class Stack:
         return self._run(self._compose_command(*arguments), timeout_seconds)
 
     def audit(self, *arguments: str, timeout_seconds: float = _AUDIT_SECONDS) -> int:
-        """Run the audit in a container beside the stack, its output being this process's; its exit status.
+        """Run an audit in the container of the audit, its output being this process's; its exit status.
 
         Raises:
-            StackError: It could not be built, or did not end in time.
+            StackError: That container does not run, or the audit did not end in time.
         """
-        if self.security is Security.SECURED:
-            self.provide_secrets()
-        self._build(AUDIT, _AUDIT_SOURCES)
-        name = f"{self.project}_{AUDIT}_{os.getpid()}"
-        terminal = [] if sys.stdin.isatty() and sys.stdout.isatty() else ["-T"]
-        command = self._compose_command(
-            *("--profile", AUDIT, "run", "--rm", "--no-deps", *terminal, "--name", name, AUDIT), *arguments
-        )
-        try:
-            result = subprocess.run(  # noqa: S603 - no shell
-                command, check=False, cwd=COMPOSE_FILE.parent, env=self._environment, timeout=timeout_seconds
-            )
-        except subprocess.TimeoutExpired as error:
-            self.podman("rm", "-f", "-t", "0", name)
-            raise StackError(f"the audit had not ended after {timeout_seconds:.0f} s") from error
+        container = self.container(AUDIT)
+        terminal = ["-it"] if sys.stdin.isatty() and sys.stdout.isatty() else []
+        # The limit is kept inside: what podman has started there goes on when podman is ended.
+        limit = ["timeout", "--kill-after=30", f"{timeout_seconds:.0f}"]
+        command = ["podman", "exec", *terminal, container, *limit, "banking-verify", *arguments]
+        result = subprocess.run(command, check=False, env=self._environment)  # noqa: S603 - no shell
+        if result.returncode in _TIMED_OUT:
+            raise StackError(f"the audit had not ended after {timeout_seconds:.0f} s")
+        if result.returncode > _LAST_VERDICT:
+            raise StackError(f"no audit in {container}: exit status {result.returncode}; does it run?")
         return result.returncode
 
     def _compose_command(self, *arguments: str) -> list[str]:
@@ -401,20 +402,16 @@ class Stack:
         return output or "its health check fails"
 
     def _build_services(self) -> None:
-        """Build the services whose sources have changed since."""
-        for service in SERVICES:
-            self._build(service, [ROOT / "services" / service])
-
-    def _build(self, service: str, folders: Sequence[Path]) -> None:
-        """Build an image unless it is of these sources; to ask podman's cache takes seconds a service."""
-        note = _STATE / f"{service}.built"
-        sources = _digest((*_SHARED_SOURCES, *folders))
-        if note.is_file() and note.read_text() == f"{sources} {self._image_id(service)}":
-            return
-        self._say(f"building {service}")
-        self.compose("--profile", AUDIT, "build", service, timeout_seconds=_BUILD_SECONDS)
-        _STATE.mkdir(exist_ok=True)
-        note.write_text(f"{sources} {self._image_id(service)}")
+        """Build the images whose sources have changed since; to ask podman's cache takes seconds a service."""
+        for service, folders in _SOURCES.items():
+            note = _STATE / f"{service}.built"
+            sources = _digest((*_SHARED_SOURCES, *folders))
+            if note.is_file() and note.read_text() == f"{sources} {self._image_id(service)}":
+                continue
+            self._say(f"building {service}")
+            self.compose("build", service, timeout_seconds=_BUILD_SECONDS)
+            _STATE.mkdir(exist_ok=True)
+            note.write_text(f"{sources} {self._image_id(service)}")
 
     def _image_id(self, service: str) -> str:
         images = self.podman("images", "--no-trunc", "--format", "{{.Id}}", f"{self.image(service)}:latest")

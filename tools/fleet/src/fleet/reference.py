@@ -19,6 +19,7 @@ from fleet.rules import read_alerts
 from graph_consumer.settings import GraphSettings
 from producer.settings import ProducerSettings
 from vector_consumer.settings import VectorSettings
+from verify.settings import AuditSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -33,6 +34,7 @@ _SETTINGS: tuple[tuple[str, type[ServiceSettings], type[ServiceSettings] | None]
     ("vector_consumer", VectorSettings, LegSettings),
     ("dlq_worker", DlqWorkerSettings, TombstoneSettings),
     ("producer", ProducerSettings, ServiceSettings),
+    ("verify", AuditSettings, ServiceSettings),
 )
 
 

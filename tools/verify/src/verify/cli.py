@@ -1,4 +1,5 @@
-"""Audits a running fleet: what the topics hold against what both stores hold. `trace` tells one entity's story.
+"""Audits a running fleet: what the topics hold against what both stores hold. `trace` tells one entity's story, `watch`
+audits at intervals.
 
 Exit status: 0 in step, 1 differences, 2 could not be judged.
 """
@@ -15,6 +16,7 @@ import typer
 from rich.console import Console
 
 from banking.streaming.entities import EntityType
+from banking.streaming.service import run_service
 from banking.streaming.settings import load_settings
 from dlq_worker.settings import DlqWorkerSettings
 from graph_consumer.settings import GraphSettings
@@ -22,8 +24,10 @@ from vector_consumer.settings import VectorSettings
 from verify.audit import Scope, run_audit
 from verify.render import print_report, print_story
 from verify.report import as_json
+from verify.settings import AuditSettings
 from verify.systems import Systems
 from verify.tracing import run_trace
+from verify.watching import watch as watch_fleet
 
 main = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -52,7 +56,7 @@ def audit(
     limit: Annotated[int, typer.Option(min=0, help="Entities to name of each kind, at most.")] = 20,
     output: Output = Format.TABLE,
 ) -> None:
-    """Audit everything, or run `trace`."""
+    """Audit everything, or run `trace` or `watch`."""
     if context.invoked_subcommand is not None:
         return
     scope = Scope(tuple(dict.fromkeys(entity_type or EntityType)), prefix, contents, limit, repair)
@@ -77,6 +81,13 @@ def trace(
     else:
         print_story(story, _console())
     raise typer.Exit(story.status)
+
+
+@main.command()
+def watch() -> None:
+    """Audit at intervals until SIGTERM, and serve health and what was found as metrics over HTTP."""
+    settings, systems = load_settings(AuditSettings), _systems()
+    run_service("verify", settings, lambda service: watch_fleet(service, settings, systems))
 
 
 def _systems() -> Systems:

@@ -25,6 +25,11 @@ class Status(IntEnum):
     DIFFERENCES = 1
     NOT_JUDGED = 2
 
+    @property
+    def words(self) -> str:
+        """Such as `in step`."""
+        return self.name.lower().replace("_", " ")
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -87,18 +92,24 @@ class Report:
         return sum(number for (_, _, word), number in self.words.items() if word in DIFFERENCES)
 
     @property
+    def certain(self) -> Counter[tuple[str, str, Word]]:
+        """Of what is wrong, by leg, type and word, that which a topic that was trimmed does not put in doubt."""
+        return Counter(
+            {
+                (leg, entity_type, word): number
+                for (leg, entity_type, word), number in self.words.items()
+                if word in DIFFERENCES and not (word is Word.EXTRA and entity_type in self.trimmed_types)
+            }
+        )
+
+    @property
     def status(self) -> Status:
         """What it comes to. What a topic that was trimmed cannot account for is not known to be wrong."""
         if self.problem:
             return Status.NOT_JUDGED
-        doubtful = sum(
-            number
-            for (_, entity_type, word), number in self.words.items()
-            if word is Word.EXTRA and entity_type in self.trimmed_types
-        )
-        if self.differences > doubtful:
+        if self.certain.total():
             return Status.DIFFERENCES
-        return Status.NOT_JUDGED if doubtful else Status.IN_STEP
+        return Status.NOT_JUDGED if self.differences else Status.IN_STEP
 
 
 def is_listed(word: Word) -> bool:
@@ -112,7 +123,7 @@ def as_json(report: Report) -> dict[str, Any]:
     for (leg, entity_type, word), number in sorted(report.words.items()):
         legs.setdefault(leg, {}).setdefault(entity_type, {})[word.value] = number
     return {
-        "status": report.status.name.lower().replace("_", " "),
+        "status": report.status.words,
         "exit_status": int(report.status),
         "problem": report.problem,
         "as_of": report.as_of,

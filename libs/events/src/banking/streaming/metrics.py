@@ -214,6 +214,19 @@ class StreamingMetrics:
             ("consumer_type",),
             registry=registry,
         )
+        self.audit_differences = Gauge(
+            "streaming_audit_differences",
+            "Entities that the last audit found wrong, in which store, or in `topics`, and by difference",
+            ("consumer_type", "entity_type", "difference"),
+            registry=registry,
+        )
+        self.audit_timestamp = Gauge(
+            "streaming_audit_timestamp_seconds",
+            "The moment that the last audit tells of, since 1970, by what it came to: in step, differences or "
+            "not judged, and 0 for none",
+            ("status",),
+            registry=registry,
+        )
         self.build_info = Gauge(
             "streaming_build_info", "The version of the events library", ("version",), registry=registry
         )
