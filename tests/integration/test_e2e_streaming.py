@@ -26,7 +26,7 @@ from banking.streaming.events import create_event, create_person_event
 from banking.streaming.producer import AsyncEntityProducer
 from banking.streaming.streaming_orchestrator import StreamingConfig, StreamingOrchestrator
 from fleet.comparison import Expectation, compare
-from fleet.compose import ROOT, SERVICES, StackError
+from fleet.compose import AUDIT, ROOT, SERVICES, StackError
 from fleet.publishing import publish
 from tests.integration.conftest import archived_letters, assert_confined, assert_in_both
 
@@ -233,7 +233,7 @@ async def test_a_poison_event_is_retried_and_archived_and_holds_nothing_up(stack
 
 async def test_prometheus_scrapes_every_service(stack, producer, unique):
     await producer.send(create_person_event(unique, "Ann", source="test"))
-    for service in SERVICES:
+    for service in (*SERVICES, AUDIT):
         replicas = len(stack.containers(service))
         # The addresses of earlier containers are forgotten with the next look-up of the name.
         await until(lambda job=service, count=replicas: len(ask(stack, f'up{{job="{job}"}} == 1')) == count)
@@ -300,7 +300,7 @@ async def test_a_subscription_that_is_not_durable_leaves_nothing_behind(stack, p
 
 
 def test_the_services_run_with_few_rights(stack):
-    for service in SERVICES:
+    for service in (*SERVICES, AUDIT):
         inspected = json.loads(stack.podman("inspect", stack.container(service)))[0]
         assert inspected["HostConfig"]["ReadonlyRootfs"]
         assert inspected["EffectiveCaps"] in (None, [])
@@ -317,7 +317,7 @@ def test_every_container_is_confined(stack):
 
 
 def test_logs_are_json(stack):
-    for service in SERVICES:
+    for service in (*SERVICES, AUDIT):
         for line in stack.logs(service, lines=50).splitlines():
             entry = json.loads(line)
             assert {"event", "level", "timestamp"} <= set(entry)

@@ -38,7 +38,7 @@ from banking.streaming.topics import (
     full_name,
 )
 from fleet.comparison import Expectation
-from fleet.compose import ROOT, SERVICES, Security, Stack
+from fleet.compose import AUDIT, ROOT, SERVICES, Security, Stack
 from fleet.keyring import ROLES
 from fleet.publishing import PublishingError, publish
 from fleet.stores import GraphReader, VectorReader
@@ -146,7 +146,7 @@ class TestWork:
             url = f"{secured.addresses.prometheus_url}/api/v1/query?query=up"
             with urllib.request.urlopen(url, timeout=10) as answer:
                 found = json.load(answer)["data"]["result"]
-            return {each["metric"]["job"] for each in found if each["value"][1] == "1"} >= {*SERVICES, "pulsar"}
+            return {each["metric"]["job"] for each in found if each["value"][1] == "1"} >= {*SERVICES, AUDIT, "pulsar"}
 
         assert await until(all_up)
 
@@ -473,7 +473,7 @@ class TestLeaks:
         for container in secured.containers():
             found[f"log of {container.service}"] = secured.logs(container.service, container.number, lines=100_000)
             found[f"environment of {container.service}"] = secured.podman("inspect", container.name)
-        for service in SERVICES:
+        for service in (*SERVICES, AUDIT):
             found[f"metrics of {service}"] = metrics_of(secured, service)
         found["metrics of pulsar"] = admin(secured, as_role(secured, "operator").token, "GET", "/metrics/", None)[1]
         found["metrics of prometheus"] = secured.exec(

@@ -41,3 +41,8 @@ labels:
 {{- define "fleet.archiveIsVolume" -}}
 {{- if hasPrefix "file:" .Values.archive.url }}true{{ end }}
 {{- end }}
+
+{{/* The label of the pods that have that volume. */}}
+{{- define "fleet.archiveLabel" -}}
+banking/archive: {{ .Release.Name }}
+{{- end }}

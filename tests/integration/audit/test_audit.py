@@ -147,7 +147,7 @@ async def audited(systems, scope):
 
 
 def verify(stack, *arguments, seconds=300):
-    """The audit as `make verify` runs it: in a container beside the stack. What it printed, and its exit status."""
+    """The audit as `make verify` runs it: in its service's container. What it printed, and its exit status."""
     command = [str(Path(sys.prefix) / "bin" / "fleet"), "verify", "--project", stack.project, *arguments]
     result = subprocess.run(
         command, capture_output=True, text=True, timeout=seconds, check=False, env=os.environ | ENVIRONMENT
@@ -352,18 +352,25 @@ async def test_contents_are_compared_where_that_is_asked_for(producer, systems, 
     assert report.status is Status.IN_STEP
 
 
-async def watched(stack):
-    """What the service tells as metrics after the audit that it begins with."""
-    await asyncio.to_thread(stack.restart, "verify")
+async def told(stack):
+    """What the service tells as metrics, once it listens."""
     program = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:8001/metrics').read().decode())"
     async with asyncio.timeout(SECONDS):
         while True:
-            with contextlib.suppress(StackError):  # it does not listen yet
+            with contextlib.suppress(StackError):
                 text = await asyncio.to_thread(stack.exec, "verify", "python", "-c", program)
-                samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
-                judged = [one.value for one in samples if one.labels.get("status") in {"in step", "differences"}]
-                if any(judged):
-                    break
+                return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+            await asyncio.sleep(0.5)
+
+
+async def found_at_start(stack):
+    """What the service finds in the audit that it begins with."""
+    await asyncio.to_thread(stack.restart, "verify")
+    async with asyncio.timeout(SECONDS):
+        while True:
+            samples = await told(stack)
+            if any(one.value for one in samples if one.labels.get("result") in {"in step", "differences"}):
+                break
             await asyncio.sleep(0.5)
     names = ("consumer_type", "entity_type", "difference")
     return Counter(
@@ -378,14 +385,25 @@ async def watched(stack):
 async def test_the_service_tells_prometheus_what_it_finds(stack, producer, systems, bank):
     await producer.send(bank.person("watched"))
     await bank.settle()
-    before = await watched(stack)
+    before = await found_at_start(stack)
     await bank.remove_document("watched", 1)
-    assert await watched(stack) - before == {("vector", "person", "missing"): 1}
-    assert '"status": 0, "event": "stopped"' in stack.logs("verify", lines=1000)  # each time it was restarted
+    assert await found_at_start(stack) - before == {("vector", "person", "missing"): 1}
     report = await audited(systems, Scope(prefix=bank.unique, repair=True))
     assert report.repaired == 1
     await bank.settle()
-    assert await watched(stack) == before
+    assert await found_at_start(stack) == before
+
+
+async def test_the_service_ends_in_the_middle_of_an_audit(stack):
+    await found_at_start(stack)
+    for _ in range(2):
+        stack.restart("verify")
+        await told(stack)
+    lines = stack.logs("verify", lines=10_000).splitlines()
+    begun = [number for number, line in enumerate(lines) if '"starting"' in line]
+    ended = [line for line in lines[begun[-3] :] if '"stopped"' in line]
+    assert len(ended) == 2
+    assert all('"status": 0' in line for line in ended)
 
 
 async def test_a_repair_that_comes_late_undoes_nothing(stack, producer, systems, bank, vector):

@@ -2,7 +2,7 @@
 
     .venv/bin/pytest -m slow -s tests/integration/cluster
 
-It takes the better part of a machine's 24 GiB, and so runs alone. On two cores, which its eight JVMs and eight services
+It takes the better part of a machine's 24 GiB, and so runs alone. On two cores, which its eight JVMs and nine services
 share, it is very slow: what it shows is that nothing is lost.
 """
 

@@ -107,7 +107,7 @@ def test_every_command_runs_or_is_said_to_need_what_is_not_here():
 def test_the_commands_name_what_is_there(release):
     installed = release({})
     names = {f"{item['kind'].lower()}/{item['metadata']['name']}" for item in installed.objects}
-    named = {word for line, _ in COMMANDS for word in re.findall(r"(?:cronjob|deployment|service)/[\w-]+", line)}
+    named = {word for line, _ in COMMANDS for word in re.findall(r"(?:deployment|service)/[\w-]+", line)}
     assert named
     assert named <= names
     for path in re.findall(r"(?:-f|--values) (\S+)", "\n".join(line for line, _ in COMMANDS)):

@@ -184,7 +184,14 @@ def test_the_archive_on_a_volume(release):
         if mount["mountPath"] == "/archive"
     }
     assert mounts == {"dlq-worker": False, "audit": True}
-    assert "podAffinity" in with_volume.pods()["audit"]["spec"]["affinity"]
+    # Whoever has the volume is where the others are, whichever came first.
+    for component, template in with_volume.pods().items():
+        label = template["metadata"]["labels"].get("banking/archive")
+        affinity = template["spec"].get("affinity", {}).get("podAffinity", {})
+        terms = affinity.get("requiredDuringSchedulingIgnoredDuringExecution", [])
+        chosen = [term["labelSelector"]["matchLabels"] for term in terms]
+        expected = ("fleet", [{"banking/archive": "fleet"}]) if component in mounts else (None, [])
+        assert (label, chosen) == expected, component
     assert not release({}).of("PersistentVolumeClaim")
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import random
+import sqlite3
+import threading
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -95,3 +98,25 @@ def test_the_file_grows_and_memory_does_not():
         scratch.sort()
         assert scratch.size_bytes > before + 20_000 * 60
         assert sum(1 for _ in scratch.entities()) == 20_000
+
+
+def test_an_audit_that_is_broken_off_ends_what_a_thread_does_with_it():
+    """Closed beside a statement at work, SQLite would take the process along."""
+    errors = []
+
+    def sort(scratch):
+        try:
+            scratch.sort()
+        except sqlite3.Error as error:
+            errors.append(str(error))
+
+    with Scratch() as scratch:
+        scratch.add_held(Leg.GRAPH, [(Key("person", f"{number % 7919:05}"), Held("1", 1)) for number in range(200_000)])
+        working = threading.Thread(target=sort, args=[scratch])
+        working.start()
+        working.join(0.05)
+        assert working.is_alive()
+    working.join(30)
+    assert len(errors) == 1
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        scratch.forget_letters()

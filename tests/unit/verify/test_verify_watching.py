@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -28,9 +29,9 @@ def differences(leg, word, entity_type="person"):
     return REGISTRY.get_sample_value("streaming_audit_differences", labels)
 
 
-def hours(status):
+def hours(result):
     """When the last audit that came to this was made, in hours after the first; None for none."""
-    value = REGISTRY.get_sample_value("streaming_audit_timestamp_seconds", {"status": status})
+    value = REGISTRY.get_sample_value("streaming_audit_timestamp_seconds", {"result": result})
     return (value - START.timestamp()) / 3600 if value else None
 
 
@@ -49,7 +50,10 @@ def watched(monkeypatch):
             if not left:
                 service.stop.set()
                 await asyncio.sleep(3600)
-            return left.pop(0)
+            report = left.pop(0)
+            if isinstance(report, Exception):
+                raise report
+            return report
 
         monkeypatch.setattr(watching, "run_audit", audit)
         monkeypatch.setattr(watching, "_FIRST_REPEAT_SECONDS", 0.01)
@@ -98,5 +102,15 @@ async def test_one_that_cannot_be_finished_is_repeated_soon_and_takes_nothing_ba
 
 async def test_what_a_trimmed_topic_cannot_account_for_is_no_difference(watched):
     doubtful = found((("graph", "person", Word.EXTRA), 2), trimmed_types=frozenset({"person"}))
-    look = lambda: (differences("graph", Word.EXTRA), hours("not judged"))  # noqa: E731 - short
-    assert await watched([doubtful], look, interval=1) == [(0, 0)]
+    look = lambda: (  # noqa: E731 - short
+        differences("graph", Word.EXTRA),
+        hours("in doubt"),
+        hours("not judged"),
+    )
+    assert await watched([doubtful], look, interval=1) == [(0, 0, None)]
+
+
+async def test_an_error_that_nobody_expected_is_repeated_like_any_other(watched):
+    reports = [found((("graph", "person", Word.MISSING), 2)), sqlite3.OperationalError("disk is full"), found(hours=1)]
+    look = lambda: (differences("graph", Word.MISSING), hours("not judged") is not None, hours("in step"))  # noqa: E731 - short
+    assert await watched(reports, look, interval=2) == [(2, False, None), (2, True, None), (0, True, 1)]

@@ -53,7 +53,7 @@ ROLES = {
     "graph_consumer": LEG_ROLES[Leg.GRAPH],
     "vector_consumer": LEG_ROLES[Leg.VECTOR],
     "dlq_worker": DLQ_ROLE,
-    # People run it: it reads everything, the policies of the namespace too.
+    # It reads everything, the policies of the namespace too.
     "verify": OPERATOR,
 }
 """The role on the broker by service. `broker`, `operator` and `provisioner` are superusers (`config/pulsar`)."""

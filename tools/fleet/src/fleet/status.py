@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from banking.streaming.metrics import LONGEST_SECONDS
 from banking.streaming.sink import Leg
 from banking.streaming.topics import DLQ_SUBSCRIPTION, DLQ_TOPIC, ENTITY_TOPICS, LEG_SUBSCRIPTIONS, RETRY_TOPICS
-from fleet.compose import SERVERS, SERVICES
+from fleet.compose import AUDIT, SERVERS, SERVICES
 from fleet.prometheus import Prometheus, PrometheusError
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ async def read_status(stack: Stack) -> Status:
     """
     status = Status()
     unwell, _ = await asyncio.gather(asyncio.to_thread(stack.problems), _ask_prometheus(stack, status))
-    for service in dict.fromkeys((*SERVERS, *SERVICES, *(container.service for container in unwell))):
+    for service in dict.fromkeys((*SERVERS, *SERVICES, AUDIT, *(container.service for container in unwell))):
         mine = {container: problem for container, problem in unwell.items() if container.service == service}
         well = sum(problem is None for problem in mine.values())
         status.containers[service] = (well, len(mine))

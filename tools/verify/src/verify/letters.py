@@ -80,11 +80,15 @@ class Letters:
         Raises:
             BrokerUnavailableError: The broker or its admin API is away, or lacks a topic.
         """
-        # A letter goes back and forth: one that leaves a retry topic after it was looked at shows at the second look.
-        for topic, subscription in (*LETTER_TOPICS, LETTER_TOPICS[0]):
-            unsettled = await self._topics.unsettled(topic, subscription)
-            if settled or not unsettled.empty:
-                await asyncio.to_thread(self._read, topic, unsettled, settled, take)
+        stop = threading.Event()
+        try:
+            # A letter goes back and forth: one that leaves a retry topic after that was read shows at the second look.
+            for topic, subscription in (*LETTER_TOPICS, LETTER_TOPICS[0]):
+                unsettled = await self._topics.unsettled(topic, subscription)
+                if settled or not unsettled.empty:
+                    await asyncio.to_thread(self._read, topic, unsettled, settled, take, stop)
+        finally:
+            stop.set()
 
     async def archived(self) -> AsyncIterator[ArchivedLetter]:
         """The letters that wait in the archive, with their content.
@@ -102,21 +106,28 @@ class Letters:
                     yield contents[line]
 
     def _read(
-        self, topic: str, unsettled: Unsettled, settled: bool, take: Callable[[Iterator[LetterMessage]], None]
+        self,
+        topic: str,
+        unsettled: Unsettled,
+        settled: bool,
+        take: Callable[[Iterator[LetterMessage]], None],
+        stop: threading.Event,
     ) -> None:
         client = connect(self._broker)
         try:
             start = pulsar.MessageId(-1, *(_FIRST if settled else unsettled.before), -1)
             reader = open_reader(client, self._broker, topic, start, read_ahead=_READ_AHEAD)
-            take(_letters(reader, topic, unsettled, settled))
+            take(_letters(reader, topic, unsettled, settled, stop))
         except pulsar.PulsarException as error:
             raise BrokerUnavailableError(f"cannot read {topic}: {error}") from error
         finally:
             client.close()
 
 
-def _letters(reader: pulsar.Reader, topic: str, unsettled: Unsettled, settled: bool) -> Iterator[LetterMessage]:
-    for message, place in messages(reader, 0, unsettled.last, threading.Event()):
+def _letters(
+    reader: pulsar.Reader, topic: str, unsettled: Unsettled, settled: bool, stop: threading.Event
+) -> Iterator[LetterMessage]:
+    for message, place in messages(reader, 0, unsettled.last, stop):
         waits = unsettled.holds((place.ledger, place.entry))
         if not waits and not settled:
             continue

@@ -77,7 +77,10 @@ class Scratch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._database.close()
+        # A thread may be at work still, when what waited for it was cancelled: to close beside it ends the process.
+        self._database.interrupt()
+        with self._lock:
+            self._database.close()
 
     @property
     def size_bytes(self) -> int:

@@ -222,9 +222,9 @@ class StreamingMetrics:
         )
         self.audit_timestamp = Gauge(
             "streaming_audit_timestamp_seconds",
-            "The moment that the last audit tells of, since 1970, by what it came to: in step, differences or "
-            "not judged, and 0 for none",
-            ("status",),
+            "The moment that the last audit of each result tells of, since 1970: in step, differences, in doubt where "
+            "topics have been trimmed, or not judged; 0 where there was none",
+            ("result",),
             registry=registry,
         )
         self.build_info = Gauge(
