@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from contextlib import ExitStack, contextmanager
 
-_SPACE = "8g"  # BerkeleyJE wants 5 GB free
+_SPACE_MEGABYTES = 8192  # BerkeleyJE wants 5 GB free
+_SPACE = f"{_SPACE_MEGABYTES}m"
+_SERVER_MEGABYTES = 2500  # as in docker-compose.full.yml
 _LEFT_BYTES = 1 << 16
 _QUICK_SECONDS = 30
 # The volumes' owners are the images' users.
@@ -24,6 +27,13 @@ class Disks:
     def __init__(self, stack, folder):
         self._stack = stack
         self._folder = folder
+
+    def compose_file(self):
+        """A compose file that goes on top of the others: what a server has on such a disk counts as its memory."""
+        limit = {"mem_limit": f"{_SERVER_MEGABYTES + _SPACE_MEGABYTES}m"}
+        file = self._folder / "disks.yml"
+        file.write_text(json.dumps({"services": dict.fromkeys(_OWNERS, limit)}))
+        return file
 
     @contextmanager
     def mounted(self):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import uuid
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING
 
 from banking.streaming.broker import BrokerOptions, Outgoing, Publisher
 from banking.streaming.topics import ENTITY_TOPICS
 from fleet.compose import SERVICES, StackError
+from tests.integration.conftest import archived_letters
 from tests.integration.faults.network import Network
 
 if TYPE_CHECKING:
@@ -167,19 +169,24 @@ class Faults:
 
     async def _poison_flood(self, draw):
         """So many that both legs stop; they are restarted, as docs/dead-letters.md says, until all is through."""
-        await self._publish_poison(FLOOD, draw)
+        keys = await self._publish_poison(FLOOD, draw)
         stopped = set()
         async with asyncio.timeout(READY_SECONDS):
-            quiet = 0
-            while quiet < 10:
+            # A leg that waits for its store meets the rest of them, and the retries, only afterwards.
+            while not await asyncio.to_thread(self._are_archived, keys):
                 await asyncio.sleep(1)
-                quiet += 1
                 for leg in LEGS:
                     if await asyncio.to_thread(self._is_stopped, leg):
                         stopped.add(leg)
-                        quiet = 0
                         await asyncio.to_thread(self._stack.restart, leg)
         assert stopped == set(LEGS), "the flood has not stopped both legs"
+
+    def _are_archived(self, keys):
+        try:
+            letters = archived_letters(self._stack)
+        except StackError:
+            return False  # the worker is being started
+        return {(letter["leg"], letter["key"]) for letter in letters}.issuperset(product(("graph", "vector"), keys))
 
     def _is_stopped(self, leg):
         try:
@@ -197,6 +204,7 @@ class Faults:
         finally:
             await publisher.close()
         self.poison.update(keys)
+        return keys
 
 
 _HEALTH = """

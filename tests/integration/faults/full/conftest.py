@@ -34,9 +34,8 @@ def disks(folder):
 @pytest.fixture(scope="session")
 def stack(request, clocks, disks):
     terminal = request.config.get_terminal_writer()
-    stack = Stack(
-        PROJECT, ENVIRONMENT, say=lambda line: terminal.line(f"[stack] {line}"), files=[clocks.compose_file()]
-    )
+    files = [clocks.compose_file(), disks.compose_file()]
+    stack = Stack(PROJECT, ENVIRONMENT, say=lambda line: terminal.line(f"[stack] {line}"), files=files)
     stack.down(volumes=True)
     with disks.mounted():
         try:
