@@ -7,6 +7,7 @@ from itertools import pairwise
 import schemdraw
 from schemdraw.elements import Label, Line, Rect
 
+from banking.streaming.dead_letters import DEFAULT_RETRY_DELAYS
 from banking.streaming.sink import Leg
 from banking.streaming.topics import DLQ_TOPIC, ENTITY_TOPICS, RETRY_TOPICS
 
@@ -53,7 +54,8 @@ def flow_picture() -> str:
     picture.box("archive: files or object storage", (18, -4.5), _STORE, (5.2, 0.9))
     picture.arrow((7.2, -3.18), (7.2, -4.35), (11.2, -4.35), text="letters", at=(9.4, -4.23))
     picture.arrow((11.2, -4.65), (3.2, -4.65), (3.2, -1.33), (4, -1.33))
-    picture.label("after 60, 120 and 300 s", (7.2, -4.98))
+    delays = [f"{seconds:g}" for seconds in DEFAULT_RETRY_DELAYS]
+    picture.label(f"after {', '.join(delays[:-1])} and {delays[-1]} s", (7.2, -4.98))
     picture.arrow((14.8, -4.5), (15.4, -4.5))
     return picture.svg()
 
