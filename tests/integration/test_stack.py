@@ -34,6 +34,11 @@ def test_waiting_for_a_stack_of_nothing_is_an_error(stack):
     assert stack.containers()
 
 
+def test_an_audit_without_a_container_of_it_is_an_error():
+    with pytest.raises(StackError, match="banking-test-empty_verify_1 came to no end: exit status 125"):
+        Stack("banking-test-empty").audit()
+
+
 @pytest.mark.parametrize("service", ["producer", "pulsar", "no-such-service"])
 def test_what_does_not_scale_is_refused_with_what_does(stack, service):
     with pytest.raises(StackError, match=f"{service} does not scale; these do: graph_consumer"):
