@@ -9,6 +9,7 @@ from collections import Counter
 from contextlib import asynccontextmanager
 
 from banking.streaming.entities import EntityType
+from fleet.compose import SERVICES, StackError
 from tests.integration.conftest import archived_letters
 from tests.integration.faults.checker import document_violations, graph_violations
 from tests.integration.faults.faults import READY_SECONDS
@@ -82,8 +83,19 @@ class Campaign:
                 number = self.inflicted[name] + 1
                 tasks.create_task(self._faults.all[name].inflict(random.Random(f"{self._seed} {name} {number}")))
                 self.inflicted[name] = number
-        await asyncio.to_thread(self._stack.wait_ready, READY_SECONDS)
+        try:
+            await asyncio.to_thread(self._stack.wait_ready, READY_SECONDS)
+        except StackError:
+            await asyncio.to_thread(self._tell_all)
+            raise
         self._say(f"  ready again after {time.monotonic() - started:.0f} s")
+
+    def _tell_all(self):
+        """Say what whoever looks for the cause wants to know, before it is taken down."""
+        for container in self._stack.containers():
+            self._say(f"the log of {container.name}:\n{self._stack.logs(container.service, container.number, 200)}")
+        for service in SERVICES:
+            self._say(f"{service}: {self._faults.health_of(service)}")
 
     async def harm(self, seconds):
         """Inflict whatever there is, at random, until the time is up."""

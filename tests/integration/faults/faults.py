@@ -189,11 +189,14 @@ class Faults:
         return {(letter["leg"], letter["key"]) for letter in letters}.issuperset(product(("graph", "vector"), keys))
 
     def _is_stopped(self, leg):
+        return "rejections" in self.health_of(leg)
+
+    def health_of(self, service):
+        """What a service says of its health; what went wrong where it says nothing, such as while it is started."""
         try:
-            health = self._stack.exec(leg, "python", "-c", _HEALTH)
-        except StackError:
-            return False  # it is being started
-        return "rejections" in health
+            return self._stack.exec(service, "python", "-c", _HEALTH)
+        except StackError as error:
+            return str(error).splitlines()[-1]
 
     async def _publish_poison(self, number, draw):
         publisher = Publisher(BrokerOptions(self._stack.addresses.pulsar_url))
@@ -208,9 +211,10 @@ class Faults:
 
 
 _HEALTH = """
-import urllib.error, urllib.request
+import os, urllib.error, urllib.request
 try:
-    print(urllib.request.urlopen("http://127.0.0.1:8001/health/ready", timeout=5).read().decode())
+    url = f"http://127.0.0.1:{os.environ['HTTP_PORT']}/health/ready"
+    print(urllib.request.urlopen(url, timeout=5).read().decode())
 except urllib.error.HTTPError as error:
     print(error.read().decode())
 """
