@@ -33,6 +33,28 @@ until has_room; do
   sleep 5
 done
 
+# A write that found no room may have written a part. What is missing of that record, which nobody was told is stored, reads
+# as the zeros that the journal was made of, and BookKeeper takes it for whole: it then cannot open that record's ledger, nor
+# Pulsar the topic. Where the file ends with what was written, BookKeeper sees that the record is cut off, and leaves it away.
+readonly PAGE_BYTES=4096  # a disk has room for a page or it has not
+cut_off_zeros() {
+  local file=$1 low=0 middle high
+  high=$((($(stat -c %s "$file") + PAGE_BYTES - 1) / PAGE_BYTES))
+  while ((low < high)); do
+    middle=$(((low + high) / 2))
+    if (($(tail -c +$((middle * PAGE_BYTES + 1)) "$file" | tr -d '\0' | head -c 1 | wc -c))); then
+      low=$((middle + 1))
+    else
+      high=$middle
+    fi
+  done
+  truncate -s $((low * PAGE_BYTES)) "$file"
+}
+# Every record that was acknowledged is followed by a padding that does not begin with a zero.
+for journal in data/standalone/bookkeeper/current/*.txn; do
+  if [[ -f $journal ]]; then cut_off_zeros "$journal"; fi
+done
+
 # After a crash Pulsar can take its own new registration of the bookie for a lost one, drop and renew it for ever
 # (apache/pulsar issue 17759), and finds no bookie in between. An orderly stop ends that: the restart finds nothing left over.
 watch() {
