@@ -38,8 +38,9 @@ done
 # Pulsar the topic. Where the file ends with what was written, BookKeeper sees that the record is cut off, and leaves it away.
 readonly PAGE_BYTES=4096  # a disk has room for a page or it has not
 cut_off_zeros() {
-  local file=$1 low=0 middle high
-  high=$((($(stat -c %s "$file") + PAGE_BYTES - 1) / PAGE_BYTES))
+  local file=$1 low=0 middle high size
+  size=$(stat -c %s "$file")
+  high=$(((size + PAGE_BYTES - 1) / PAGE_BYTES))
   while ((low < high)); do
     middle=$(((low + high) / 2))
     if (($(tail -c +$((middle * PAGE_BYTES + 1)) "$file" | tr -d '\0' | head -c 1 | wc -c))); then
@@ -48,7 +49,7 @@ cut_off_zeros() {
       high=$middle
     fi
   done
-  truncate -s $((low * PAGE_BYTES)) "$file"
+  if ((low * PAGE_BYTES < size)); then truncate -s $((low * PAGE_BYTES)) "$file"; fi
 }
 # Every record that was acknowledged is followed by a padding that does not begin with a zero.
 for journal in data/standalone/bookkeeper/current/*.txn; do
