@@ -88,6 +88,13 @@ def archived_letters(stack: Stack) -> list[dict[str, Any]]:
     return [json.loads(line) for line in stack.exec("dlq_worker", *command, timeout_seconds=120).splitlines()]
 
 
+def metrics_of(stack: Stack, service: str) -> str:
+    """What a service's /metrics says, asked from inside its container."""
+    port = 8000 if service == "producer" else 8001
+    program = f"import urllib.request as r; print(r.urlopen('http://127.0.0.1:{port}/metrics').read().decode())"
+    return stack.exec(service, "python", "-c", program)
+
+
 async def assert_in_both(readers: Sequence[StoreReader], expectation: Expectation, seconds: float = 240.0) -> None:
     """Both stores come to hold everything that is expected within that time, entity by entity."""
     for comparison in await asyncio.gather(*(wait_until_equal(reader, expectation, seconds) for reader in readers)):

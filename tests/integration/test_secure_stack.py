@@ -45,7 +45,14 @@ from fleet.stores import GraphReader, VectorReader
 from fleet.tokens import make_signing_key, make_token
 from graph_consumer.gremlin import AuthenticationError, ConnectionFailedError
 from graph_consumer.servers import make_client
-from tests.integration.conftest import ENVIRONMENT, PROJECT, archived_letters, assert_confined, assert_in_both
+from tests.integration.conftest import (
+    ENVIRONMENT,
+    PROJECT,
+    archived_letters,
+    assert_confined,
+    assert_in_both,
+    metrics_of,
+)
 from vector_consumer.sink import VectorSink
 
 SECONDS = 120.0
@@ -177,13 +184,6 @@ def run(stack, *command):
     return subprocess.run(
         command, capture_output=True, text=True, timeout=300, check=False, cwd=ROOT, env=stack._environment
     )
-
-
-def metrics_of(stack, service):
-    """What a service's /metrics says, asked from inside its container."""
-    port = 8000 if service == "producer" else 8001
-    program = f"import urllib.request as r; print(r.urlopen('http://127.0.0.1:{port}/metrics').read().decode())"
-    return stack.exec(service, "python", "-c", program)
 
 
 def post(stack, body, path="/v1/events", *, key=None, **headers):

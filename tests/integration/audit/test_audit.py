@@ -23,7 +23,7 @@ from dlq_worker.settings import DlqWorkerSettings
 from fleet.comparison import Expectation, wait_until_equal
 from fleet.compose import StackError
 from graph_consumer.settings import GraphSettings
-from tests.integration.conftest import ENVIRONMENT, archived_letters
+from tests.integration.conftest import ENVIRONMENT, archived_letters, metrics_of
 from vector_consumer.mappings import alias_of
 from verify.audit import Scope, run_audit
 from verify.judging import Word
@@ -354,11 +354,10 @@ async def test_contents_are_compared_where_that_is_asked_for(producer, systems, 
 
 async def told(stack):
     """What the service tells as metrics, once it listens."""
-    program = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:8001/metrics').read().decode())"
     async with asyncio.timeout(SECONDS):
         while True:
             with contextlib.suppress(StackError):
-                text = await asyncio.to_thread(stack.exec, "verify", "python", "-c", program)
+                text = await asyncio.to_thread(metrics_of, stack, "verify")
                 return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
             await asyncio.sleep(0.5)
 

@@ -73,14 +73,17 @@ async def test_what_is_no_longer_found_is_no_longer_told(watched):
         found((("vector", "person", Word.EXTRA), 3), (("vector", "person", Word.BEHIND), 9), hours=1),
         found((("graph", "person", Word.IN_STEP), 9), hours=2),
     ]
-    look = lambda: (  # noqa: E731 - short
-        differences("graph", Word.MISSING),
-        differences("topics", Word.CONTRADICTED),
-        differences("vector", Word.EXTRA),
-        differences("vector", Word.BEHIND),
-        hours("differences"),
-        hours("in step"),
-    )
+
+    def look():
+        return (
+            differences("graph", Word.MISSING),
+            differences("topics", Word.CONTRADICTED),
+            differences("vector", Word.EXTRA),
+            differences("vector", Word.BEHIND),
+            hours("differences"),
+            hours("in step"),
+        )
+
     assert await watched(reports, look, interval=1) == [
         (2, 1, 0, None, 0, None),
         (0, 0, 3, None, 1, None),
@@ -95,22 +98,31 @@ async def test_one_that_cannot_be_finished_is_repeated_soon_and_takes_nothing_ba
         found(problem="JanusGraph: away", hours=2),
         found(hours=3),
     ]
-    look = lambda: (differences("graph", Word.MISSING), hours("not judged"), hours("in step"))  # noqa: E731 - short
+
+    def look():
+        return (differences("graph", Word.MISSING), hours("not judged"), hours("in step"))
+
     # Three waits of an interval would take longer than the test may.
     assert await watched(reports, look, interval=4) == [(2, None, None), (2, 1, None), (2, 2, None), (0, 2, 3)]
 
 
 async def test_what_a_trimmed_topic_cannot_account_for_is_no_difference(watched):
     doubtful = found((("graph", "person", Word.EXTRA), 2), trimmed_types=frozenset({"person"}))
-    look = lambda: (  # noqa: E731 - short
-        differences("graph", Word.EXTRA),
-        hours("in doubt"),
-        hours("not judged"),
-    )
+
+    def look():
+        return (
+            differences("graph", Word.EXTRA),
+            hours("in doubt"),
+            hours("not judged"),
+        )
+
     assert await watched([doubtful], look, interval=1) == [(0, 0, None)]
 
 
 async def test_an_error_that_nobody_expected_is_repeated_like_any_other(watched):
     reports = [found((("graph", "person", Word.MISSING), 2)), sqlite3.OperationalError("disk is full"), found(hours=1)]
-    look = lambda: (differences("graph", Word.MISSING), hours("not judged") is not None, hours("in step"))  # noqa: E731 - short
+
+    def look():
+        return (differences("graph", Word.MISSING), hours("not judged") is not None, hours("in step"))
+
     assert await watched(reports, look, interval=2) == [(2, False, None), (2, True, None), (0, True, 1)]
