@@ -20,6 +20,8 @@ from vector_consumer.mappings import EMBEDDING_FIELD
 EVENTS_PER_SECOND = 200
 DRAIN_SECONDS = 600.0
 _MOST_AT_ONCE = 3
+_LOG_LINES = 20_000
+_TOLD_LINES = 200
 
 
 def rounds(faults, draw):
@@ -78,14 +80,14 @@ class Campaign:
         """Inflict some faults at once, and wait until the fleet is ready again."""
         self._say(" + ".join(names))
         started = time.monotonic()
-        async with asyncio.TaskGroup() as tasks:
-            for name in names:
-                number = self.inflicted[name] + 1
-                tasks.create_task(self._faults.all[name].inflict(random.Random(f"{self._seed} {name} {number}")))
-                self.inflicted[name] = number
         try:
+            async with asyncio.TaskGroup() as tasks:
+                for name in names:
+                    number = self.inflicted[name] + 1
+                    tasks.create_task(self._faults.all[name].inflict(random.Random(f"{self._seed} {name} {number}")))
+                    self.inflicted[name] = number
             await asyncio.to_thread(self._stack.wait_ready, READY_SECONDS)
-        except StackError:
+        except (StackError, ExceptionGroup):
             await asyncio.to_thread(self._tell_all)
             raise
         self._say(f"  ready again after {time.monotonic() - started:.0f} s")
@@ -93,7 +95,10 @@ class Campaign:
     def _tell_all(self):
         """Say what whoever looks for the cause wants to know, before it is taken down."""
         for container in self._stack.containers():
-            self._say(f"the log of {container.name}:\n{self._stack.logs(container.service, container.number, 200)}")
+            lines = self._stack.logs(container.service, container.number, _LOG_LINES).splitlines()
+            # A flood's rejections would leave no room for anything else.
+            told = [line for line in lines if '"event rejected"' not in line]
+            self._say("\n".join((f"the log of {container.name}:", *told[-_TOLD_LINES:])))
         for service in SERVICES:
             self._say(f"{service}: {self._faults.health_of(service)}")
 
