@@ -37,7 +37,7 @@ PARTS = ("filling", "replicas", "payloads", "batches", "queues")
 REPLICAS = (1, 2, 4)
 PAYLOAD_BYTES = (300, 1_000, 10_000, 100_000)
 BATCHES = (50, 100, 250, 500, 1000)
-QUEUES = (1000, 500, 200, 100, 50)
+QUEUE_MEBIBYTES = (1024, 64, 16, 4)  # the first one bounds nothing
 _MOST_BYTES = 100_000_000
 _WORDS = [bytes(random.Random(number).choices(b"abcdefghijklmnopqrstuvwxyz", k=8)).decode() for number in range(5000)]
 
@@ -106,16 +106,16 @@ class Growth:
             yield {"batch": size, **self._alone({"BATCH_MAX_EVENTS": str(size)}, self._mixed(self._events))}
 
     def queues(self) -> Iterator[Row]:
-        """Each leg alone, with shorter and shorter receiver queues: of mixed events, and of large ones."""
+        """Each leg alone, with fewer and fewer bytes in its receiver queue: of mixed events, and of large ones."""
         self._scale(0)
         large = PAYLOAD_BYTES[-1]
-        for length in QUEUES:
+        for mebibytes in QUEUE_MEBIBYTES:
             for size, events in (
                 (0, self._mixed(self._events)),
                 (large, sized(_MOST_BYTES // large, large, self._next_seed())),
             ):
-                setting = {"RECEIVER_QUEUE_EVENTS": str(length)}
-                yield {"queue": length, "payload bytes": size or "mixed", **self._alone(setting, events)}
+                setting = {"RECEIVER_QUEUE_BYTES": str(mebibytes * 1024 * 1024)}
+                yield {"queue MiB": mebibytes, "payload bytes": size or "mixed", **self._alone(setting, events)}
 
     def _alone(self, setting: dict[str, str], events: Sequence[EntityEvent]) -> Row:
         """What each leg makes of it as a process of its own, one after the other."""

@@ -54,6 +54,9 @@ class Client:
     def __init__(self, consumer):
         self._consumer = consumer
 
+    def get_topic_partitions(self, topic):
+        return [topic]
+
     def subscribe(self, *_arguments, **_options):
         return self._consumer
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import pulsar
 
-from banking.streaming.broker import BrokerUnavailableError, Delivery, connect, open_reader
+from banking.streaming.broker import BrokerUnavailableError, Delivery, connect
 from banking.streaming.dead_letters import DeadLetter, received_letter
 from banking.streaming.events import EventDecodeError, decode_event
 from banking.streaming.sink import Leg
 from banking.streaming.topics import DLQ_SUBSCRIPTION, DLQ_TOPIC, LEG_SUBSCRIPTIONS, RETRY_TOPICS
 from dlq_worker.inventory import Selection, State, find
 from verify.entities import Key, LetterState
-from verify.topics import messages
+from verify.reading import PartitionReader
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from dlq_worker.waiting import Unsettled
     from verify.topics import Topics
 
-_READ_AHEAD = 100
 _FIRST = (-1, -1)
 
 LETTER_TOPICS = ((DLQ_TOPIC, DLQ_SUBSCRIPTION), *((RETRY_TOPICS[leg], LEG_SUBSCRIPTIONS[leg]) for leg in Leg))
@@ -116,7 +115,7 @@ class Letters:
         client = connect(self._broker)
         try:
             start = pulsar.MessageId(-1, *(_FIRST if settled else unsettled.before), -1)
-            reader = open_reader(client, self._broker, topic, start, read_ahead=_READ_AHEAD)
+            reader = PartitionReader(client, self._broker, topic, 0, start)
             take(_letters(reader, topic, unsettled, settled, stop))
         except pulsar.PulsarException as error:
             raise BrokerUnavailableError(f"cannot read {topic}: {error}") from error
@@ -125,9 +124,9 @@ class Letters:
 
 
 def _letters(
-    reader: pulsar.Reader, topic: str, unsettled: Unsettled, settled: bool, stop: threading.Event
+    reader: PartitionReader, topic: str, unsettled: Unsettled, settled: bool, stop: threading.Event
 ) -> Iterator[LetterMessage]:
-    for message, place in messages(reader, 0, unsettled.last, stop):
+    for message, place in reader.messages(unsettled.last, stop):
         waits = unsettled.holds((place.ledger, place.entry))
         if not waits and not settled:
             continue

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pulsar
 
-from banking.streaming.broker import BrokerUnavailableError, Delivery, Publisher, connect, open_reader
+from banking.streaming.broker import BrokerUnavailableError, Delivery, Publisher, connect
 from banking.streaming.repairs import repair_message
-from verify.topics import messages
+from verify.reading import PartitionReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,8 +21,7 @@ if TYPE_CHECKING:
     from verify.scratch import Scratch
 
 _AT_ONCE = 500
-_READ_AHEAD = 1000
-_NEVER = (2**63, 0)
+_BYTES_AT_ONCE = 16 * 1024 * 1024
 
 
 async def write_again(broker: BrokerOptions, partitions: Sequence[str], scratch: Scratch) -> int:
@@ -48,10 +46,17 @@ async def write_again(broker: BrokerOptions, partitions: Sequence[str], scratch:
 
 
 def _some(repairs: Iterator[Outgoing], partition: str) -> list[Outgoing]:
+    some: list[Outgoing] = []
+    size = 0
     try:
-        return list(islice(repairs, _AT_ONCE))
+        for repair in repairs:
+            some.append(repair)
+            size += len(repair.data)
+            if len(some) == _AT_ONCE or size >= _BYTES_AT_ONCE:
+                break
     except pulsar.PulsarException as error:
         raise BrokerUnavailableError(f"cannot read {partition}: {error}") from error
+    return some
 
 
 def _repairs(
@@ -63,8 +68,8 @@ def _repairs(
         return
     first = next_wanted[0]
     start = pulsar.MessageId(-1, first.ledger, first.entry - 1, -1)
-    reader: Any = open_reader(client, broker, partition, start, read_ahead=_READ_AHEAD)
-    for message, place in messages(reader, number, _NEVER, threading.Event()):
+    reader = PartitionReader(client, broker, partition, number, start)
+    for message, place in reader.messages(None, threading.Event()):
         while next_wanted is not None and next_wanted[0] == place:
             delivery = Delivery(message)
             yield repair_message(next_wanted[1], delivery.data, delivery.key)

@@ -11,26 +11,27 @@ from typing import TYPE_CHECKING, Any, Self
 import aiohttp
 import pulsar
 
-from banking.streaming.broker import BrokerUnavailableError, connect, open_reader
+from banking.streaming.broker import BrokerUnavailableError, connect
 from banking.streaming.events import EventDecodeError, decode_event
 from banking.streaming.topics import LEG_SUBSCRIPTIONS, NAMESPACE, admin_session
 from dlq_worker.waiting import Unsettled
-from verify.entities import Place
+from verify.reading import READ_AHEAD_BYTES, PartitionReader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
     from banking.streaming.events import EntityEvent
     from banking.streaming.settings import ServiceSettings
     from banking.streaming.sink import Leg
+    from verify.entities import Place
 
     Take = Callable[[list[tuple[EntityEvent, Place, int]]], None]
 
 _REQUEST_SECONDS = 30.0
-_READ_MILLISECONDS = 10_000
-_READ_AHEAD = 2000
 _ROWS_AT_ONCE = 5000
+_BYTES_AT_ONCE = 32 * 1024 * 1024
+"""Of the rows that wait to be given out, of all partitions together."""
 
 
 class Topics:
@@ -157,7 +158,7 @@ class EventReader:
         self._topics = topics
         self._settings = settings
         self._entity_topics = entity_topics
-        self._readers: dict[int, pulsar.Reader] = {}
+        self._readers: dict[int, PartitionReader] = {}
         self._mentioned = (entity_id or "").encode()
         self._stop = threading.Event()
         self._reading: list[asyncio.Future[None]] = []
@@ -238,10 +239,14 @@ class EventReader:
     def _read_until(self, number: int, last: tuple[int, int], take: Take) -> None:
         reader = self._readers.get(number)
         if reader is None:
-            reader = open_reader(self._client, self._settings.broker, self.partitions[number], read_ahead=_READ_AHEAD)
+            reader = PartitionReader(
+                *(self._client, self._settings.broker, self.partitions[number], number, pulsar.MessageId.earliest),
+                most_bytes=READ_AHEAD_BYTES // len(self.partitions),
+            )
             self._readers[number] = reader
         events: list[tuple[EntityEvent, Place, int]] = []
-        for message, place in messages(reader, number, last, self._stop):
+        size, most_bytes = 0, _BYTES_AT_ONCE // len(self.partitions)
+        for message, place in reader.messages(last, self._stop):
             data = message.data()
             # What is escaped may be the id in other characters.
             if self._mentioned not in data and b"\\" not in data:
@@ -253,22 +258,10 @@ class EventReader:
                 self.unreadable[topic] = self.unreadable.get(topic, 0) + 1
                 continue
             events.append((event, place, message.publish_timestamp()))
-            if len(events) == _ROWS_AT_ONCE:
+            size += len(data)
+            if len(events) == _ROWS_AT_ONCE or size >= most_bytes:
                 self._counts[number] += len(events)
                 take(events)
-                events = []
+                events, size = [], 0
         self._counts[number] += len(events)
         take(events)
-
-
-def messages(
-    reader: pulsar.Reader, partition: int, last: tuple[int, int], stop: threading.Event
-) -> Iterator[tuple[Any, Place]]:
-    """The messages that a reader has before it, up to an entry or a little past it, each with its place."""
-    while not stop.is_set() and reader.has_message_available():
-        message = reader.read_next(_READ_MILLISECONDS)
-        message_id = message.message_id()
-        place = Place(partition, message_id.ledger_id(), message_id.entry_id(), message_id.batch_index())
-        yield message, place
-        if (place.ledger, place.entry) > last:
-            return

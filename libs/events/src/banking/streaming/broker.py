@@ -22,6 +22,7 @@ import pulsar
 import stamina
 
 from banking.streaming.calls import CallThread
+from banking.streaming.receiver_queue import ReceiverQueue
 from banking.streaming.topics import full_name, ordering_key, short_name
 
 if TYPE_CHECKING:
@@ -41,6 +42,12 @@ GATHER_SECONDS = 0.005
 
 MAX_IN_FLIGHT = 5000
 """Messages without a receipt, at most, where nothing else is said: enough for brokers that take tens of ms."""
+
+_MOST_PARTITIONS = 1024
+"""A topic has, to judge by."""
+
+_SETTLE_SECONDS = 2.0
+"""How long a subscription that is made anew waits for what it has given out to be settled: the rest comes again."""
 
 _Opened = TypeVar("_Opened")
 _OK = pulsar.Result.Ok.value  # comparing the members themselves costs four times as much
@@ -177,8 +184,8 @@ def open_producer(
         batching_max_messages=2000,
         batching_max_allowed_size_in_bytes=1 << 20,
         batching_max_publish_delay_ms=5,
-        # C++ counts a partitioned topic's messages over all its partitions as well.
-        max_pending_messages_across_partitions=max_pending,
+        # C++ gives each partition an equal part of this, and fails what is over that: any one may get all messages.
+        max_pending_messages_across_partitions=max_pending * _MOST_PARTITIONS,
     )
     return _opened(make, options, f"no producer for {topic}")
 
@@ -443,7 +450,8 @@ class SubscriptionOptions:
         batch_messages: Messages in one batch, at most.
         batch_bytes: Their bytes, at most, save a single larger message.
         batch_wait_seconds: How long a batch may wait to fill.
-        receiver_queue: Messages the client fetches ahead, per topic.
+        receiver_queue: Messages the client fetches ahead, per topic, at most.
+        receiver_queue_bytes: Their bytes in all, by the mean size of those that came last.
     """
 
     topics: Sequence[str]
@@ -453,6 +461,7 @@ class SubscriptionOptions:
     batch_bytes: int = 4 * 1024 * 1024
     batch_wait_seconds: float = 0.02
     receiver_queue: int = 1000
+    receiver_queue_bytes: int = 16 * 1024 * 1024
 
 
 class _Receiving(NamedTuple):
@@ -477,6 +486,11 @@ class Subscription:
         self._client: pulsar.Client | None = None
         self._receiving: _Receiving | None = None
         self._opening = asyncio.Lock()
+        self._queue = ReceiverQueue(len(options.topics), options.receiver_queue, options.receiver_queue_bytes)
+        self._resizing = False
+        self._unsettled = 0
+        self._settled = asyncio.Event()
+        self._settled.set()
 
     @property
     def name(self) -> str:
@@ -485,8 +499,8 @@ class Subscription:
 
     @property
     def connected(self) -> bool:
-        """Whether every topic's consumer is connected."""
-        return self._receiving is not None and self._receiving.consumer.is_connected()
+        """Whether every topic's consumer is connected, or about to be with a queue of another length."""
+        return self._resizing or (self._receiving is not None and self._receiving.consumer.is_connected())
 
     async def receive(self) -> list[Delivery]:
         """The next batch, empty when nothing came within the batch's wait.
@@ -494,8 +508,16 @@ class Subscription:
         Raises:
             BrokerUnavailableError: Subscribing failed, or `reopen` came between; call again later.
         """
+        if self._queue.wanted != self._queue.length:
+            await self._resize()
         receiving = self._receiving or await self._open()
-        return await receiving.receiver.call(_receive, receiving.consumer)
+        deliveries = await receiving.receiver.call(_receive, receiving.consumer)
+        for delivery in deliveries:
+            self._queue.note(delivery.topic, len(delivery.data))
+        if deliveries:
+            self._unsettled += len(deliveries)
+            self._settled.clear()
+        return deliveries
 
     async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """Acknowledge messages. One whose connection is gone stays unacknowledged: the broker delivers it again."""
@@ -504,6 +526,9 @@ class Subscription:
             messages = [delivery.message for delivery in deliveries]
             with contextlib.suppress(BrokerUnavailableError):  # `reopen` came between
                 await receiving.acknowledger.call(_acknowledge, receiving.consumer, messages)
+        self._unsettled -= len(deliveries)
+        if self._unsettled <= 0:
+            self._settled.set()
 
     async def reopen(self) -> None:
         """Close and let the next `receive` subscribe anew; what is unacknowledged comes again."""
@@ -522,28 +547,44 @@ class Subscription:
         """Close for good."""
         await self.reopen()
 
+    async def _resize(self) -> None:
+        """Subscribe anew with a queue of the wanted length: the client's cannot be changed."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SETTLE_SECONDS):
+                await self._settled.wait()
+        self._resizing = True
+        try:
+            await self.reopen()
+            self._queue.resize()
+            await self._open()
+        finally:
+            self._resizing = False
+
     async def _open(self) -> _Receiving:
         async with self._opening:
             if self._receiving is None:
                 if self._client is None:
                     self._client = connect(self._broker)
-                consumer = await asyncio.to_thread(_subscribe, self._client, self._options)
+                consumer = await asyncio.to_thread(_subscribe, self._client, self._options, self._queue.length)
                 self._receiving = _Receiving(consumer, CallThread("pulsar-receive"), CallThread("pulsar-acknowledge"))
             return self._receiving
 
 
-def _subscribe(client: pulsar.Client, options: SubscriptionOptions) -> pulsar.Consumer:
+def _subscribe(client: pulsar.Client, options: SubscriptionOptions, queue: int) -> pulsar.Consumer:
     policy = pulsar.ConsumerBatchReceivePolicy(
         options.batch_messages, options.batch_bytes, int(options.batch_wait_seconds * 1000)
     )
+    topics = [full_name(topic) for topic in options.topics]
     try:
+        # Each partition has a queue of its own.
+        partitions = sum(len(client.get_topic_partitions(topic)) for topic in topics)
         return client.subscribe(
-            [full_name(topic) for topic in options.topics],
+            topics,
             options.name,
             consumer_type=pulsar.ConsumerType.KeyShared if options.key_shared else pulsar.ConsumerType.Shared,
             initial_position=pulsar.InitialPosition.Earliest,
-            receiver_queue_size=options.receiver_queue,
-            max_total_receiver_queue_size_across_partitions=options.receiver_queue * len(options.topics),
+            receiver_queue_size=max(1, queue * len(topics) // partitions),
+            max_total_receiver_queue_size_across_partitions=queue * partitions,
             batch_receive_policy=policy,
         )
     except pulsar.PulsarException as error:

@@ -74,7 +74,7 @@ _REMEMBERED_RETRIES = 20_000
 def dead_letter_subscription(
     *, batch_letters: int = 200, batch_bytes: int = 8 * 1024 * 1024, batch_wait_seconds: float = 2.0
 ) -> SubscriptionOptions:
-    """What the service and the handlers receive. The client fetches no more ahead than a batch, to keep memory flat."""
+    """What the service and the handlers receive. The client fetches little more ahead than a batch."""
     return SubscriptionOptions(
         [DLQ_TOPIC],
         DLQ_SUBSCRIPTION,
@@ -83,6 +83,7 @@ def dead_letter_subscription(
         batch_bytes=batch_bytes,
         batch_wait_seconds=batch_wait_seconds,
         receiver_queue=batch_letters,
+        receiver_queue_bytes=2 * batch_bytes,
     )
 
 

@@ -48,7 +48,9 @@ class LegSettings(TombstoneSettings):
     batch_wait_seconds: float = Field(0.02, gt=0, le=10)
     """How long a batch may wait to fill."""
     receiver_queue_events: int = Field(1000, ge=1)
-    """Events that the client fetches ahead, per topic."""
+    """Events that the client fetches ahead, per topic, at most."""
+    receiver_queue_bytes: int = Field(16 * 1024 * 1024, ge=1024)
+    """Their bytes in all, by the mean size of those that came last."""
     max_in_flight_batches: int = Field(3, ge=1, le=64)
     """Batches received and not yet settled, at most."""
     write_timeout_seconds: float = Field(60, gt=0)
@@ -88,6 +90,7 @@ class LegSettings(TombstoneSettings):
             batch_bytes=self.batch_max_bytes,
             batch_wait_seconds=self.batch_wait_seconds,
             receiver_queue=self.receiver_queue_events,
+            receiver_queue_bytes=self.receiver_queue_bytes,
         )
 
 
