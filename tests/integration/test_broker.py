@@ -35,9 +35,9 @@ async def subscription(pulsar_url, pulsar_admin_url, unique):
         latest = {"ledgerId": 2**63 - 1, "entryId": 2**63 - 1, "partitionIndex": -1}
         async with http.put(f"{PERSONS}/subscription/{unique}", json=latest) as response:
             assert response.status == 204
-        subscription = Subscription(
-            BrokerOptions(pulsar_url), SubscriptionOptions(["persons-events"], unique, key_shared=True)
-        )
+        # Of one length from the start: what is not acknowledged would come again when the queue is made longer.
+        options = SubscriptionOptions(["persons-events"], unique, key_shared=True, receiver_queue_bytes=2**40)
+        subscription = Subscription(BrokerOptions(pulsar_url), options)
         yield subscription
         await subscription.close()
         async with http.delete(f"{PERSONS}/subscription/{unique}", params={"force": "true"}) as response:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -290,9 +291,11 @@ class Running:
 
     def __init__(self, lane: Lane, archive: DeadLetterArchive, **options: Any) -> None:
         broker = BrokerOptions(lane.pulsar_url)
+        # Of one length from the start, so that letters that wait are taken by full batches.
+        waiting = dataclasses.replace(dead_letter_subscription(batch_wait_seconds=0.2), receiver_queue_bytes=2**40)
         self.health = Health()
         self.loop = DeadLetterLoop(
-            Subscription(broker, dead_letter_subscription(batch_wait_seconds=0.2)),
+            Subscription(broker, waiting),
             Publisher(broker),
             archive,
             self.health,

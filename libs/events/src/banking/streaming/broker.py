@@ -43,6 +43,9 @@ GATHER_SECONDS = 0.005
 MAX_IN_FLIGHT = 5000
 """Messages without a receipt, at most, where nothing else is said: enough for brokers that take tens of ms."""
 
+_REPEATS_WITHIN = 5000
+"""How many messages after a subscription was made anew may still be what it had before."""
+
 _MOST_PARTITIONS = 1024
 """A topic has, to judge by."""
 
@@ -472,6 +475,41 @@ class _Receiving(NamedTuple):
     acknowledger: CallThread
 
 
+class _Halved:
+    """What comes again although it is settled, after a subscription was made anew: the broker knows no halves of the
+    batches that were published, and the last one received may be such a half.
+
+    Args:
+        last: What was received last.
+    """
+
+    def __init__(self, last: Delivery) -> None:
+        *self._batch, self._settled = _place(last)
+        self._left = _REPEATS_WITHIN
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no more is to be expected."""
+        return self._left <= 0
+
+    def split(self, deliveries: Sequence[Delivery]) -> tuple[list[Delivery], list[Delivery]]:
+        """Those that are settled, and the others."""
+        repeats: list[Delivery] = []
+        fresh: list[Delivery] = []
+        for delivery in deliveries:
+            *batch, index = _place(delivery)
+            (repeats if batch == self._batch and index <= self._settled else fresh).append(delivery)
+        self._left -= len(deliveries)
+        return repeats, fresh
+
+
+def _place(delivery: Delivery) -> tuple[str, int, int, int]:
+    """Partition, ledger and entry of the batch that a message was published in, and its place in it."""
+    message_id = delivery.message.message_id()
+    entry = (message_id.ledger_id(), message_id.entry_id())
+    return (delivery.message.topic_name(), *entry, message_id.batch_index())
+
+
 class Subscription:
     """Receives batches and acknowledges them. Opens when first used; `reopen` starts over after the broker lost it.
 
@@ -491,6 +529,8 @@ class Subscription:
         self._unsettled = 0
         self._settled = asyncio.Event()
         self._settled.set()
+        self._last: Delivery | None = None
+        self._halved: _Halved | None = None
 
     @property
     def name(self) -> str:
@@ -515,8 +555,11 @@ class Subscription:
         for delivery in deliveries:
             self._queue.note(delivery.topic, len(delivery.data))
         if deliveries:
+            self._last = deliveries[-1]
             self._unsettled += len(deliveries)
             self._settled.clear()
+            if self._halved is not None:
+                return await self._without_repeats(deliveries, self._halved)
         return deliveries
 
     async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
@@ -549,9 +592,11 @@ class Subscription:
 
     async def _resize(self) -> None:
         """Subscribe anew with a queue of the wanted length: the client's cannot be changed."""
+        self._halved = None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_SETTLE_SECONDS):
                 await self._settled.wait()
+                self._halved = _Halved(self._last) if self._last is not None else None
         self._resizing = True
         try:
             await self.reopen()
@@ -559,6 +604,15 @@ class Subscription:
             await self._open()
         finally:
             self._resizing = False
+
+    async def _without_repeats(self, deliveries: list[Delivery], halved: _Halved) -> list[Delivery]:
+        """Those that are not settled; the others are acknowledged once more."""
+        repeats, fresh = halved.split(deliveries)
+        if halved.is_over:
+            self._halved = None
+        if repeats:
+            await self.acknowledge(repeats)
+        return fresh
 
     async def _open(self) -> _Receiving:
         async with self._opening:
