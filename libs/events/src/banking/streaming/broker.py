@@ -117,6 +117,11 @@ class Delivery:
         self._properties: dict[str, str] | None = None
 
     @property
+    def partition(self) -> str:
+        """The full name of the partition it came from, or of the topic itself where that has none."""
+        return str(self.message.topic_name())
+
+    @property
     def topic(self) -> str:
         """The short name of the topic it came from."""
         return short_name(self.message.topic_name())
@@ -467,24 +472,75 @@ class SubscriptionOptions:
     receiver_queue_bytes: int = 16 * 1024 * 1024
 
 
-class _Receiving(NamedTuple):
-    """A consumer, and the threads in which its blocking calls are made."""
+class _Receiving:
+    """A consumer, the threads in which its blocking calls are made, and what it has given out.
 
-    consumer: pulsar.Consumer
-    receiver: CallThread
-    acknowledger: CallThread
+    Args:
+        consumer: Of Pulsar's client.
+
+    Attributes:
+        unsettled: What was given out and is not acknowledged.
+        settled: Set while there is nothing of that.
+        last: Where the last message of each partition stood.
+        is_whole: Whether everything that the consumer gave was given out.
+    """
+
+    def __init__(self, consumer: pulsar.Consumer) -> None:
+        self.consumer = consumer
+        self.receiver = CallThread("pulsar-receive")
+        self.acknowledger = CallThread("pulsar-acknowledge")
+        self.unsettled: set[Delivery] = set()
+        self.settled = asyncio.Event()
+        self.settled.set()
+        self.last: dict[str, _Place] = {}
+        self.is_whole = True
+
+    async def receive(self) -> list[Delivery]:
+        """The next batch."""
+        try:
+            deliveries = await self.receiver.call(_receive, self.consumer)
+        except BaseException:
+            self.is_whole = False
+            raise
+        if deliveries:
+            self.unsettled.update(deliveries)
+            self.settled.clear()
+            last = {delivery.partition: delivery for delivery in deliveries}
+            self.last.update((partition, _place(delivery)) for partition, delivery in last.items())
+        return deliveries
+
+    async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+        """Acknowledge messages, some of which may be of an earlier consumer."""
+        try:
+            await self.acknowledger.call(_acknowledge, self.consumer, [delivery.message for delivery in deliveries])
+        finally:
+            self.unsettled.difference_update(deliveries)
+            if not self.unsettled:
+                self.settled.set()
+
+
+class _Place(NamedTuple):
+    """Where a message stands in its partition: in which batch, as it was published, and where in that."""
+
+    ledger: int
+    entry: int
+    position: int
 
 
 class _Halved:
     """What comes again although it is settled, after a subscription was made anew: the broker knows no halves of the
-    batches that were published, and the last one received may be such a half.
+    batches that were published, and the last one received of each partition may be such a half.
 
     Args:
-        last: What was received last.
+        last: What was received last, by partition.
+        earlier: What has not come again since the time before.
     """
 
-    def __init__(self, last: Delivery) -> None:
-        *self._batch, self._settled = _place(last)
+    def __init__(self, last: Mapping[str, _Place], earlier: _Halved | None) -> None:
+        self._last: dict[str, _Place] = dict(earlier._last) if earlier is not None else {}
+        for partition, place in last.items():
+            before = self._last.get(partition, place)
+            self._last[partition] = max(before, place) if before[:2] == place[:2] else place
         self._left = _REPEATS_WITHIN
 
     @property
@@ -497,17 +553,22 @@ class _Halved:
         repeats: list[Delivery] = []
         fresh: list[Delivery] = []
         for delivery in deliveries:
-            *batch, index = _place(delivery)
-            (repeats if batch == self._batch and index <= self._settled else fresh).append(delivery)
+            last = self._last.get(delivery.partition)
+            is_repeat = last is not None and _is_of_batch(delivery, last)
+            (repeats if is_repeat else fresh).append(delivery)
         self._left -= len(deliveries)
         return repeats, fresh
 
 
-def _place(delivery: Delivery) -> tuple[str, int, int, int]:
-    """Partition, ledger and entry of the batch that a message was published in, and its place in it."""
+def _is_of_batch(delivery: Delivery, last: _Place) -> bool:
+    """Whether it is of the same batch, and not after that place."""
+    place = _place(delivery)
+    return place[:2] == last[:2] and place.position <= last.position
+
+
+def _place(delivery: Delivery) -> _Place:
     message_id = delivery.message.message_id()
-    entry = (message_id.ledger_id(), message_id.entry_id())
-    return (delivery.message.topic_name(), *entry, message_id.batch_index())
+    return _Place(message_id.ledger_id(), message_id.entry_id(), message_id.batch_index())
 
 
 class Subscription:
@@ -526,10 +587,6 @@ class Subscription:
         self._opening = asyncio.Lock()
         self._queue = ReceiverQueue(len(options.topics), options.receiver_queue, options.receiver_queue_bytes)
         self._resizing = False
-        self._unsettled = 0
-        self._settled = asyncio.Event()
-        self._settled.set()
-        self._last: Delivery | None = None
         self._halved: _Halved | None = None
 
     @property
@@ -551,30 +608,22 @@ class Subscription:
         if self._queue.wanted != self._queue.length:
             await self._resize()
         receiving = self._receiving or await self._open()
-        deliveries = await receiving.receiver.call(_receive, receiving.consumer)
+        deliveries = await receiving.receive()
         for delivery in deliveries:
-            self._queue.note(delivery.topic, len(delivery.data))
-        if deliveries:
-            self._last = deliveries[-1]
-            self._unsettled += len(deliveries)
-            self._settled.clear()
-            if self._halved is not None:
-                return await self._without_repeats(deliveries, self._halved)
+            self._queue.note(delivery.partition, len(delivery.data))
+        if self._halved is not None:
+            deliveries = await self._without_repeats(deliveries, self._halved)
         return deliveries
 
     async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
-        """Acknowledge messages. One whose connection is gone stays unacknowledged: the broker delivers it again."""
-        receiving = self._receiving
-        if receiving is not None:
-            messages = [delivery.message for delivery in deliveries]
+        """Acknowledge what was done with. One whose connection is gone may be delivered again."""
+        if self._receiving is not None:
             with contextlib.suppress(BrokerUnavailableError):  # `reopen` came between
-                await receiving.acknowledger.call(_acknowledge, receiving.consumer, messages)
-        self._unsettled -= len(deliveries)
-        if self._unsettled <= 0:
-            self._settled.set()
+                await self._receiving.acknowledge(deliveries)
 
     async def reopen(self) -> None:
         """Close and let the next `receive` subscribe anew; what is unacknowledged comes again."""
+        self._halved = None  # a broker that lost its topics gives the same places to other messages
         # A client that is closed while it subscribes reports success, or nothing for ever. It ends by its time limit.
         async with self._opening:
             client, self._client = self._client, None
@@ -592,14 +641,17 @@ class Subscription:
 
     async def _resize(self) -> None:
         """Subscribe anew with a queue of the wanted length: the client's cannot be changed."""
-        self._halved = None
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_SETTLE_SECONDS):
-                await self._settled.wait()
-                self._halved = _Halved(self._last) if self._last is not None else None
+        receiving, halved = self._receiving, self._halved
+        if receiving is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_SETTLE_SECONDS):
+                    await receiving.settled.wait()
+                    if receiving.is_whole:
+                        halved = _Halved(receiving.last, halved)
         self._resizing = True
         try:
             await self.reopen()
+            self._halved = halved
             self._queue.resize()
             await self._open()
         finally:
@@ -620,7 +672,7 @@ class Subscription:
                 if self._client is None:
                     self._client = connect(self._broker)
                 consumer = await asyncio.to_thread(_subscribe, self._client, self._options, self._queue.length)
-                self._receiving = _Receiving(consumer, CallThread("pulsar-receive"), CallThread("pulsar-acknowledge"))
+                self._receiving = _Receiving(consumer)
             return self._receiving
 
 

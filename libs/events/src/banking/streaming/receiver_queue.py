@@ -12,7 +12,7 @@ _GROWTH = 16
 """Sizes seen say little of what is to come: the queue grows by so much at a time."""
 
 _WEIGHT = 1 / 32
-"""Of a message in its topic's mean size."""
+"""Of a message in its partition's mean size."""
 
 
 class ReceiverQueue:
@@ -35,10 +35,10 @@ class ReceiverQueue:
         self._seen = 0
         self.length = self._fitting(MAX_EVENT_BYTES * topics)
 
-    def note(self, topic: str, size: int) -> None:
-        """Take the size of a received message into account, in bytes."""
-        mean = self._means.get(topic, size)
-        self._means[topic] = mean + (size - mean) * _WEIGHT
+    def note(self, partition: str, size: int) -> None:
+        """Take the size of a received message into account, in bytes; each partition has a mean of its own."""
+        mean = self._means.get(partition, size)
+        self._means[partition] = mean + (size - mean) * _WEIGHT
         self._seen += 1
 
     @property
