@@ -56,6 +56,23 @@ for journal in data/standalone/bookkeeper/current/*.txn; do
   if [[ -f $journal ]]; then cut_off_zeros "$journal"; fi
 done
 
+# A flush that finds no room fails, but keeps what it was to write from the next flush, which BookKeeper makes as it ends: that
+# one finds nothing to do, and marks the journal as flushed. To replay what is in the ledgers already changes nothing, so that
+# every start begins with the journal before the marked one: a flush is due each minute, and a journal lasts for longer.
+readonly MARK=data/standalone/bookkeeper/current/lastMark
+mark_earlier() {
+  local mark=$1 marked before=0 journal id
+  marked=$((16#$(od -An -v -tx1 -N8 "$mark" | tr -d ' \n')))
+  for journal in "${mark%/*}"/*.txn; do
+    id=${journal##*/} id=$((16#${id%.txn}))
+    if ((before < id && id < marked)); then before=$id; fi
+  done
+  # shellcheck disable=SC2059 # the bytes in printf's words: the journal's number, and its first byte
+  printf "$(printf '%016x%016x' "$((before ? before : marked))" 0 | sed 's/../\\x&/g')" >"$mark.new"
+  mv "$mark.new" "$mark"
+}
+if [[ -s $MARK ]]; then mark_earlier "$MARK"; fi
+
 # After a crash Pulsar can take its own new registration of the bookie for a lost one, drop and renew it for ever
 # (apache/pulsar issue 17759), and finds no bookie in between. An orderly stop ends that: the restart finds nothing left over.
 watch() {
