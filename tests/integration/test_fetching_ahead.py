@@ -135,7 +135,7 @@ async def test_the_audit_reads_each_message_once_and_in_order_whatever_their_siz
         client = connect(broker)
         try:
             reader = PartitionReader(client, broker, topic, 0, pulsar.MessageId.earliest, most_bytes=8 * MEBIBYTE)
-            read = [message.data() for message, _ in reader.messages(None, threading.Event())]
+            read = [delivery.data for delivery, _ in reader.messages(None, threading.Event())]
             reader.close()
         finally:
             client.close()

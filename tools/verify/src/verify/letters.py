@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pulsar
 
-from banking.streaming.broker import BrokerUnavailableError, Delivery, connect
+from banking.streaming.broker import BrokerUnavailableError, connect
 from banking.streaming.dead_letters import DeadLetter, received_letter
 from banking.streaming.events import EventDecodeError, decode_event
 from banking.streaming.sink import Leg
@@ -126,16 +126,15 @@ class Letters:
 def _letters(
     reader: PartitionReader, topic: str, unsettled: Unsettled, settled: bool, stop: threading.Event
 ) -> Iterator[LetterMessage]:
-    for message, place in reader.messages(unsettled.last, stop):
+    for delivery, place in reader.messages(unsettled.last, stop):
         waits = unsettled.holds((place.ledger, place.entry))
         if not waits and not settled:
             continue
-        delivery = Delivery(message)
         try:
             letter = received_letter(delivery)
         except ValueError:
             continue  # put there by hand, or a repair
-        yield LetterMessage(letter, topic, delivery.message_id, message.publish_timestamp(), waits)
+        yield LetterMessage(letter, topic, delivery.message_id, delivery.message.publish_timestamp(), waits)
 
 
 def event_of(letter: DeadLetter | ArchivedLetter) -> EntityEvent | None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from banking.streaming.broker import open_reader
+from banking.streaming.broker import Delivery, open_reader
 from banking.streaming.receiver_queue import ReceiverQueue
 from verify.entities import Place
 
@@ -56,7 +56,7 @@ class PartitionReader:
         self._ahead = ReceiverQueue(1, _READ_AHEAD, most_bytes)
         self._reader = self._open()
 
-    def messages(self, last: tuple[int, int] | None, stop: threading.Event) -> Iterator[tuple[Any, Place]]:
+    def messages(self, last: tuple[int, int] | None, stop: threading.Event) -> Iterator[tuple[Delivery, Place]]:
         """The messages before it, up to an entry or a little past it, each with its place.
 
         Args:
@@ -64,13 +64,13 @@ class PartitionReader:
             stop: Ends it.
         """
         while not stop.is_set() and self._reader.has_message_available():
-            message = self._reader.read_next(_READ_MILLISECONDS)
-            self._position = message_id = message.message_id()
-            place = Place(self._number, message_id.ledger_id(), message_id.entry_id(), message_id.batch_index())
-            yield message, place
+            delivery = Delivery(self._reader.read_next(_READ_MILLISECONDS))
+            self._position = delivery.message.message_id()
+            place = Place(self._number, *delivery.place)
+            yield delivery, place
             if last is not None and (place.ledger, place.entry) > last:
                 return
-            self._ahead.note(self._partition, len(message.data()))
+            self._ahead.note(self._partition, len(delivery.data))
             if self._ahead.wanted != self._ahead.length:
                 self._reader.close()
                 self._ahead.resize()

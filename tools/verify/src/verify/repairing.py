@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pulsar
 
-from banking.streaming.broker import BrokerUnavailableError, Delivery, Publisher, connect
+from banking.streaming.broker import BrokerUnavailableError, Publisher, connect
 from banking.streaming.repairs import repair_message
 from verify.reading import PartitionReader
 
@@ -69,9 +69,8 @@ def _repairs(
     first = next_wanted[0]
     start = pulsar.MessageId(-1, first.ledger, first.entry - 1, -1)
     reader = PartitionReader(client, broker, partition, number, start)
-    for message, place in reader.messages(None, threading.Event()):
+    for delivery, place in reader.messages(None, threading.Event()):
         while next_wanted is not None and next_wanted[0] == place:
-            delivery = Delivery(message)
             yield repair_message(next_wanted[1], delivery.data, delivery.key)
             next_wanted = next(wanted, None)
         if next_wanted is None:

@@ -246,8 +246,8 @@ class EventReader:
             self._readers[number] = reader
         events: list[tuple[EntityEvent, Place, int]] = []
         size, most_bytes = 0, _BYTES_AT_ONCE // len(self.partitions)
-        for message, place in reader.messages(last, self._stop):
-            data = message.data()
+        for delivery, place in reader.messages(last, self._stop):
+            data = delivery.data
             # What is escaped may be the id in other characters.
             if self._mentioned not in data and b"\\" not in data:
                 continue
@@ -257,7 +257,7 @@ class EventReader:
                 topic = self.partitions[number]
                 self.unreadable[topic] = self.unreadable.get(topic, 0) + 1
                 continue
-            events.append((event, place, message.publish_timestamp()))
+            events.append((event, place, delivery.message.publish_timestamp()))
             size += len(data)
             if len(events) == _ROWS_AT_ONCE or size >= most_bytes:
                 self._counts[number] += len(events)

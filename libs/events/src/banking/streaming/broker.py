@@ -106,25 +106,41 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
     deliver_after: timedelta | None = None
 
 
-class Delivery:
-    """A received message, to be acknowledged through the subscription that received it."""
+class BatchPlace(NamedTuple):
+    """Where a message stands in its partition: in which batch, as it was published, and where in that."""
 
-    __slots__ = ("_properties", "data", "message")
+    ledger: int
+    entry: int
+    position: int
+
+
+class Delivery:
+    """A received message, to be acknowledged through the subscription that received it.
+
+    Attributes:
+        message: The client's.
+        data: The content.
+        partition: The full name of the partition it came from, or of the topic itself where that has none.
+    """
+
+    __slots__ = ("_properties", "data", "message", "partition")
 
     def __init__(self, message: Any) -> None:
         self.message = message
         self.data: bytes = message.data()
+        self.partition: str = message.topic_name()
         self._properties: dict[str, str] | None = None
 
     @property
-    def partition(self) -> str:
-        """The full name of the partition it came from, or of the topic itself where that has none."""
-        return str(self.message.topic_name())
+    def place(self) -> BatchPlace:
+        """Where it stands in its partition."""
+        message_id = self.message.message_id()
+        return BatchPlace(message_id.ledger_id(), message_id.entry_id(), message_id.batch_index())
 
     @property
     def topic(self) -> str:
         """The short name of the topic it came from."""
-        return short_name(self.message.topic_name())
+        return short_name(self.partition)
 
     @property
     def key(self) -> str | None:
@@ -492,7 +508,7 @@ class _Receiving:
         self.unsettled: set[Delivery] = set()
         self.settled = asyncio.Event()
         self.settled.set()
-        self.last: dict[str, _Place] = {}
+        self.last: dict[str, BatchPlace] = {}
         self.is_whole = True
 
     async def receive(self) -> list[Delivery]:
@@ -506,7 +522,7 @@ class _Receiving:
             self.unsettled.update(deliveries)
             self.settled.clear()
             last = {delivery.partition: delivery for delivery in deliveries}
-            self.last.update((partition, _place(delivery)) for partition, delivery in last.items())
+            self.last.update((partition, delivery.place) for partition, delivery in last.items())
         return deliveries
 
     async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
@@ -519,14 +535,6 @@ class _Receiving:
                 self.settled.set()
 
 
-class _Place(NamedTuple):
-    """Where a message stands in its partition: in which batch, as it was published, and where in that."""
-
-    ledger: int
-    entry: int
-    position: int
-
-
 class _Halved:
     """What comes again although it is settled, after a subscription was made anew: the broker knows no halves of the
     batches that were published, and the last one received of each partition may be such a half.
@@ -536,8 +544,8 @@ class _Halved:
         earlier: What has not come again since the time before.
     """
 
-    def __init__(self, last: Mapping[str, _Place], earlier: _Halved | None) -> None:
-        self._last: dict[str, _Place] = dict(earlier._last) if earlier is not None else {}
+    def __init__(self, last: Mapping[str, BatchPlace], earlier: _Halved | None) -> None:
+        self._last: dict[str, BatchPlace] = dict(earlier._last) if earlier is not None else {}
         for partition, place in last.items():
             before = self._last.get(partition, place)
             self._last[partition] = max(before, place) if before[:2] == place[:2] else place
@@ -560,15 +568,10 @@ class _Halved:
         return repeats, fresh
 
 
-def _is_of_batch(delivery: Delivery, last: _Place) -> bool:
+def _is_of_batch(delivery: Delivery, last: BatchPlace) -> bool:
     """Whether it is of the same batch, and not after that place."""
-    place = _place(delivery)
+    place = delivery.place
     return place[:2] == last[:2] and place.position <= last.position
-
-
-def _place(delivery: Delivery) -> _Place:
-    message_id = delivery.message.message_id()
-    return _Place(message_id.ledger_id(), message_id.entry_id(), message_id.batch_index())
 
 
 class Subscription:
